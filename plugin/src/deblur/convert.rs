@@ -1,0 +1,323 @@
+//! Raw frames of the pads to the engine's R'G'B' frames and back, by GstVideoConverter.
+//!
+//! The engine sees R'G'B' in full range with the transfer function and the primaries that the input has: only
+//! the matrix and the range are converted, there and back, so that nothing but the model changes the colours.
+
+use osdd::frame::{Frame, PixelFormat};
+
+use super::{
+    difference::{self, Samples},
+    formats::{engine_format, rgb_info, with_known_colorimetry},
+    planes,
+};
+
+/// Converts between frames of one pair of caps and frames of the engine.
+pub(crate) struct FrameConverter {
+    sink_info: gst_video::VideoInfo,
+    src_info: gst_video::VideoInfo,
+    sink_rgb_info: gst_video::VideoInfo,
+    src_rgb_info: gst_video::VideoInfo,
+    to_rgb: Converter,
+    from_rgb: Converter,
+    format: PixelFormat,
+    /// Set where the output is the input and a difference: see [`difference`].
+    samples: Option<Samples>,
+    /// The input after R'G'B' and back, to take the difference from.
+    before: gst::Buffer,
+}
+
+impl FrameConverter {
+    /// `src_info` has the format of `sink_info`; its width may differ.
+    ///
+    /// # Errors
+    ///
+    /// GstVideoConverter cannot convert this format.
+    pub fn new(
+        sink_info: &gst_video::VideoInfo,
+        src_info: &gst_video::VideoInfo,
+    ) -> Result<Self, glib::BoolError> {
+        let format = engine_format(sink_info);
+        let sink_info = with_known_colorimetry(sink_info)?;
+        let src_info = with_known_colorimetry(src_info)?;
+        let sink_rgb_info = rgb_info(&sink_info, format)?;
+        let src_rgb_info = rgb_info(&src_info, format)?;
+        let samples = Samples::of(&sink_info).filter(|_| sink_info.width() == src_info.width());
+        let before = match samples {
+            Some(_) => gst::Buffer::from_mut_slice(vec![0; src_info.size()]),
+            None => gst::Buffer::new(),
+        };
+        Ok(Self {
+            samples,
+            before,
+            to_rgb: Converter::new(&sink_info, &sink_rgb_info)?,
+            from_rgb: Converter::new(&src_rgb_info, &src_info)?,
+            sink_info,
+            src_info,
+            sink_rgb_info,
+            src_rgb_info,
+            format,
+        })
+    }
+
+    /// The layout of the buffers on the source pad.
+    pub fn src_info(&self) -> &gst_video::VideoInfo {
+        &self.src_info
+    }
+
+    /// Whether a buffer has two fields in it.
+    pub fn has_fields(&self, buffer: &gst::BufferRef) -> bool {
+        use gst_video::{VideoBufferFlags, VideoInterlaceMode};
+
+        let woven = match self.sink_info.interlace_mode() {
+            VideoInterlaceMode::Interleaved => true,
+            VideoInterlaceMode::Mixed => VideoBufferFlags::from_bits_truncate(buffer.flags().bits())
+                .contains(VideoBufferFlags::INTERLACED),
+            _ => false,
+        };
+        woven && self.sink_info.height() > 1
+    }
+
+    /// A frame for the engine, in the memory of `recycled`.
+    ///
+    /// # Errors
+    ///
+    /// The buffer is too small for its caps, or cannot be mapped.
+    pub fn to_frame(&self, buffer: &gst::BufferRef, mut recycled: Vec<u8>) -> Result<Frame, glib::BoolError> {
+        recycled.resize(self.sink_rgb_info.size(), 0);
+        let input = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &self.sink_info)?;
+        let mut rgb = gst::Buffer::from_mut_slice(recycled);
+        {
+            let rgb = writable(&mut rgb)?;
+            let mut rgb = gst_video::VideoFrameRef::from_buffer_ref_writable(rgb, &self.sink_rgb_info)?;
+            self.to_rgb.convert(&input, &mut rgb)?;
+        }
+        Ok(Frame {
+            width: self.sink_rgb_info.width() as usize,
+            height: self.sink_rgb_info.height() as usize,
+            format: self.format,
+            data: into_data(rgb)?,
+        })
+    }
+
+    /// What [`Self::write_frame`] needs of the input: a copy of its samples, in the memory of `recycled`.
+    ///
+    /// # Errors
+    ///
+    /// The buffer is too small for its caps, or cannot be mapped.
+    pub fn keep_original(
+        &self,
+        buffer: &gst::BufferRef,
+        mut recycled: Vec<u8>,
+    ) -> Result<Option<Vec<u8>>, glib::BoolError> {
+        if self.samples.is_none() {
+            return Ok(None);
+        }
+        recycled.resize(self.sink_info.size(), 0);
+        let mut original = gst::Buffer::from_mut_slice(recycled);
+        {
+            let input = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &self.sink_info)?;
+            let original = writable(&mut original)?;
+            let mut original = gst_video::VideoFrameRef::from_buffer_ref_writable(original, &self.sink_info)?;
+            planes::copy(&input, &mut original)?;
+        }
+        into_data(original).map(Some)
+    }
+
+    /// Writes a frame of the source pad's size into `buffer`. `input` is what the model was given, `original`
+    /// what [`Self::keep_original`] kept of it. Gives the memory of all three back.
+    ///
+    /// # Errors
+    ///
+    /// The buffer is too small for the source pad's caps, or cannot be mapped.
+    pub fn write_frame(
+        &mut self,
+        frame: Frame,
+        input: Frame,
+        original: Option<Vec<u8>>,
+        buffer: &mut gst::BufferRef,
+    ) -> Result<impl IntoIterator<Item = Vec<u8>> + use<>, glib::BoolError> {
+        let mut output = gst_video::VideoFrameRef::from_buffer_ref_writable(buffer, &self.src_info)?;
+        let frame = from_rgb(&self.from_rgb, frame.data, &self.src_rgb_info, &mut output)?;
+        let (Some(samples), Some(original)) = (self.samples, original) else {
+            return Ok([Some(frame), Some(input.data), None].into_iter().flatten());
+        };
+        let input = {
+            let before = writable(&mut self.before)?;
+            let mut before = gst_video::VideoFrameRef::from_buffer_ref_writable(before, &self.src_info)?;
+            from_rgb(&self.from_rgb, input.data, &self.src_rgb_info, &mut before)?
+        };
+        let original = gst::Buffer::from_mut_slice(original);
+        {
+            let original = gst_video::VideoFrameRef::from_buffer_ref_readable(&original, &self.src_info)?;
+            let before = gst_video::VideoFrameRef::from_buffer_ref_readable(&self.before, &self.src_info)?;
+            difference::add(samples, &mut output, &original, &before)?;
+        }
+        Ok([Some(frame), Some(input), Some(into_data(original)?)]
+            .into_iter()
+            .flatten())
+    }
+
+    /// Copies a frame of equal caps into a buffer that may have another layout.
+    ///
+    /// # Errors
+    ///
+    /// One of the buffers is too small for its caps, or cannot be mapped.
+    pub fn copy(&self, from: &gst::BufferRef, to: &mut gst::BufferRef) -> Result<(), glib::BoolError> {
+        let from = gst_video::VideoFrameRef::from_buffer_ref_readable(from, &self.src_info)?;
+        let mut to = gst_video::VideoFrameRef::from_buffer_ref_writable(to, &self.src_info)?;
+        planes::copy(&from, &mut to)
+    }
+}
+
+fn writable(buffer: &mut gst::Buffer) -> Result<&mut gst::BufferRef, glib::BoolError> {
+    buffer
+        .get_mut()
+        .ok_or_else(|| glib::bool_error!("a buffer of the element's own is in use elsewhere"))
+}
+
+/// Converts a frame of the engine and gives its memory back.
+fn from_rgb(
+    converter: &Converter,
+    data: Vec<u8>,
+    info: &gst_video::VideoInfo,
+    output: &mut gst_video::VideoFrameRef<&mut gst::BufferRef>,
+) -> Result<Vec<u8>, glib::BoolError> {
+    let rgb = gst::Buffer::from_mut_slice(data);
+    {
+        let rgb = gst_video::VideoFrameRef::from_buffer_ref_readable(&rgb, info)?;
+        converter.convert(&rgb, output)?;
+    }
+    into_data(rgb)
+}
+
+fn into_data(buffer: gst::Buffer) -> Result<Vec<u8>, glib::BoolError> {
+    buffer
+        .try_into_inner()
+        .map_err(|(_, error)| glib::bool_error!("cannot take a frame's memory back: {error}"))
+}
+
+/// GstVideoConverter, for frames of any size.
+struct Converter {
+    converter: gst_video::VideoConverter,
+    from: gst_video::VideoInfo,
+    to: gst_video::VideoInfo,
+}
+
+impl Converter {
+    fn new(from: &gst_video::VideoInfo, to: &gst_video::VideoInfo) -> Result<Self, glib::BoolError> {
+        let converter = gst_video::VideoConverter::new(from, to, Some(Self::config()))?;
+        Ok(Self {
+            converter,
+            from: from.clone(),
+            to: to.clone(),
+        })
+    }
+
+    fn convert(
+        &self,
+        from: &gst_video::VideoFrameRef<&gst::BufferRef>,
+        to: &mut gst_video::VideoFrameRef<&mut gst::BufferRef>,
+    ) -> Result<(), glib::BoolError> {
+        if self.to.height() <= 2 {
+            // GstVideoConverter (1.22) takes lines of so low a frame from the one before it.
+            gst_video::VideoConverter::new(&self.from, &self.to, Some(Self::config()))?.frame_ref(from, to);
+        } else {
+            self.converter.frame_ref(from, to);
+        }
+        Ok(())
+    }
+
+    /// No dithering: its noise would be new in every frame and flicker.
+    fn config() -> gst_video::VideoConverterConfig {
+        let mut config = gst_video::VideoConverterConfig::new();
+        config.set_dither_method(gst_video::VideoDitherMethod::None);
+        config.set_threads(std::thread::available_parallelism().map_or(1, |threads| threads.get() as u32));
+        config
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gst_video::{VideoFormat, VideoInfo};
+
+    /// The first pixel that the engine gets for a 4:4:4 frame of one colour, in 0..=255.
+    fn rgb(colorimetry: &str, yuv: [u8; 3]) -> [u8; 3] {
+        gst::init().expect("GStreamer starts");
+        let colorimetry = colorimetry.parse().expect("a colorimetry");
+        let info = VideoInfo::builder(VideoFormat::V308, 4, 4)
+            .colorimetry(&colorimetry)
+            .build()
+            .expect("a format");
+        let converter = FrameConverter::new(&info, &info).expect("a converter");
+        let buffer = gst::Buffer::from_slice(yuv.repeat(16));
+        let frame = converter.to_frame(&buffer, Vec::new()).expect("a frame");
+        assert_eq!(
+            (frame.width, frame.height, frame.format),
+            (4, 4, PixelFormat::Rgba16)
+        );
+        let sample = |at: usize| u16::from_ne_bytes([frame.data[at], frame.data[at + 1]]);
+        [0, 2, 4].map(|at| (f64::from(sample(at)) / 257.0).round() as u8)
+    }
+
+    #[test]
+    fn the_engine_sees_full_range_rgb() {
+        for (colorimetry, yuv, expected) in [
+            ("bt601", [16, 128, 128], [0, 0, 0]),
+            ("bt601", [235, 128, 128], [255, 255, 255]),
+            ("bt601", [81, 90, 240], [255, 0, 0]),
+            ("bt709", [63, 102, 240], [255, 0, 0]),
+            ("bt709", [32, 240, 118], [0, 0, 255]),
+            ("bt2020", [74, 97, 240], [255, 0, 0]),
+            ("1:3:5:1", [54, 99, 255], [255, 0, 0]),
+            ("1:4:16:3", [128, 128, 128], [128, 128, 128]),
+        ] {
+            let got = rgb(colorimetry, yuv);
+            let worst = got
+                .iter()
+                .zip(expected)
+                .map(|(got, expected)| got.abs_diff(expected))
+                .max();
+            assert!(
+                worst <= Some(2),
+                "{colorimetry} {yuv:?}: {got:?}, expected {expected:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_the_model_does_not_change_keeps_its_bits() {
+        gst::init().expect("GStreamer starts");
+        for format in [
+            VideoFormat::I420,
+            VideoFormat::Nv12,
+            VideoFormat::Yuy2,
+            VideoFormat::P01010le,
+            VideoFormat::Gray8,
+        ] {
+            let info = VideoInfo::builder(format, 17, 13).build().expect("a format");
+            let mut converter = FrameConverter::new(&info, &info).expect("a converter");
+            let step = if format == VideoFormat::P01010le { 64 } else { 1 };
+            let data = (0..info.size())
+                .map(|at| (at * at * step) as u8)
+                .collect::<Vec<_>>();
+            let input = gst::Buffer::from_slice(data);
+            let frame = converter.to_frame(&input, Vec::new()).expect("a frame");
+            let original = converter.keep_original(&input, Vec::new()).expect("a copy");
+            let mut output = gst::Buffer::from_mut_slice(vec![0; info.size()]);
+            let spare = converter
+                .write_frame(frame.clone(), frame, original, output.make_mut())
+                .expect("an output")
+                .into_iter();
+            assert_eq!(spare.count(), 3);
+            let frame =
+                |buffer| gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &info).expect("a frame");
+            let (input, output) = (frame(&input), frame(&output));
+            for plane in 0..info.n_planes() {
+                let size = planes::PlaneSize::of(&info, plane).expect("a plane");
+                let rows = |frame| planes::rows(frame, plane, &size).expect("rows");
+                assert!(rows(&input).eq(rows(&output)), "{format:?} plane {plane}");
+            }
+        }
+    }
+}

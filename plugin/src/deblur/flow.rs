@@ -1,0 +1,344 @@
+//! Frames on their way through: into the engine, out of it in order, and what drains or discards them.
+
+use std::sync::{Arc, atomic::Ordering};
+use std::time::Instant;
+
+use gst_base::{prelude::*, subclass::prelude::*};
+use osdd::engine::{Engine, Output, SendError};
+use osdd::frame::Frame;
+
+use super::error;
+use super::imp::OsddDeblur;
+use super::lock;
+use super::pending::{Kept, Metadata, Pending};
+use super::qos::Late;
+use super::settings::{Compare, LatePolicy};
+use super::stats::count;
+use crate::log::CAT;
+
+/// Frames and events that may wait for the engine before the element waits too.
+const MAX_PENDING: usize = 16;
+
+/// How long to look for the next output.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// Until the engine can take another frame.
+    ForRoom,
+    /// Until everything is out.
+    ForAll,
+}
+
+/// What is first in the queue.
+enum Front {
+    InEngine { crowded: bool },
+    Other(Pending),
+}
+
+impl OsddDeblur {
+    pub(super) fn running_engine(&self) -> Result<Arc<Engine>, gst::FlowError> {
+        if self.flushing.load(Ordering::SeqCst) {
+            return Err(gst::FlowError::Flushing);
+        }
+        if self.failed.load(Ordering::SeqCst) {
+            return Err(gst::FlowError::Error);
+        }
+        lock(&self.engine).clone().ok_or(gst::FlowError::Flushing)
+    }
+
+    /// Takes a buffer from upstream: to the engine, past it, or nowhere.
+    pub(super) fn accept(&self, input: gst::Buffer) -> Result<(), gst::FlowError> {
+        let engine = self.running_engine()?;
+        // BaseTransform marks whatever leaves next, and that has to be this frame.
+        if input.flags().contains(gst::BufferFlags::DISCONT) {
+            self.drain()?;
+        }
+        count(&self.counters.frames_in);
+
+        let segment = self.obj().segment();
+        let segment = segment.downcast_ref::<gst::ClockTime>();
+        let controlled = self.obj().has_active_control_bindings();
+        if let (true, Some(time)) = (
+            controlled,
+            segment.and_then(|segment| segment.to_stream_time(input.pts())),
+        ) {
+            // Fails only where a control source has no value for this time: the property keeps its own.
+            let _ = self.obj().sync_values(time);
+        }
+        let settings = lock(&self.settings).clone();
+
+        let late = self
+            .qos
+            .late(segment.and_then(|segment| segment.to_running_time(input.pts())));
+        if late.is_some() {
+            count(&self.counters.frames_late);
+        }
+        match (late, settings.late_policy) {
+            (Some(late), LatePolicy::Drop) => self.leave_out(&input, &late),
+            (Some(_), LatePolicy::Passthrough) => self.pass(input, settings.compare)?,
+            _ if settings.strength == 0.0 => self.pass(input, settings.compare)?,
+            _ => {
+                // One gamma for one frame, whatever the controller says by the time that the engine gets to
+                // it.
+                let values = controlled.then_some((settings.gamma, settings.strength));
+                self.send(&engine, &input, values)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn leave_out(&self, input: &gst::BufferRef, late: &Late) {
+        count(&self.counters.frames_dropped);
+        lock(&self.stream).discont = true;
+        let frames = |counter: &std::sync::atomic::AtomicU64| {
+            gst::format::Buffers::from_u64(counter.load(Ordering::Relaxed))
+        };
+        let message = gst::message::Qos::builder(false)
+            .src(&*self.obj())
+            .running_time(late.running_time)
+            .timestamp_if_some(input.pts())
+            .duration_if_some(input.duration())
+            .values(late.jitter, late.proportion, 1_000_000)
+            .stats(
+                frames(&self.counters.frames_out),
+                frames(&self.counters.frames_dropped),
+            )
+            .build();
+        self.post(message);
+    }
+
+    /// Lets a frame leave as it came, after the frames before it.
+    fn pass(&self, mut input: gst::Buffer, compare: Compare) -> Result<(), gst::FlowError> {
+        let mut stream = lock(&self.stream);
+        let passed = if stream.wide || compare == Compare::Split {
+            let (frame, kept) = stream.copy_in(&input).map_err(|error| self.bad_frame(&error))?;
+            Pending::Compared { frame, kept }
+        } else {
+            if !stream.pending.is_empty() {
+                // While it waits, upstream's pool may need the original: see `Metadata`.
+                input = input.copy_deep().map_err(|error| self.bad_frame(&error))?;
+            }
+            if std::mem::take(&mut stream.discont) {
+                input.make_mut().set_flags(gst::BufferFlags::DISCONT);
+            }
+            Pending::Untouched(input)
+        };
+        stream.pending.push_back(passed);
+        count(&self.counters.frames_passed);
+        Ok(())
+    }
+
+    fn send(
+        &self,
+        engine: &Engine,
+        input: &gst::BufferRef,
+        values: Option<(f64, f64)>,
+    ) -> Result<(), gst::FlowError> {
+        while engine.in_flight() >= engine.depth() {
+            let Some(output) = self.next_output(Wait::ForRoom)? else {
+                break;
+            };
+            self.obj().src_pad().push(output)?;
+        }
+        let mut stream = lock(&self.stream);
+        let (frame, kept) = stream.copy_in(input).map_err(|error| self.bad_frame(&error))?;
+        let sent = match values {
+            Some((gamma, strength)) => engine.send_with(frame, gamma, strength),
+            None => engine.send(frame),
+        };
+        match sent {
+            Ok(id) => {
+                stream.pending.push_back(Pending::InEngine { id, kept });
+                Ok(())
+            }
+            Err(SendError::Failed(_, error)) => Err(self.engine_failed(&error)),
+            // A flush can come in between, nothing else fills the engine.
+            Err(SendError::Full(_)) => Err(gst::FlowError::Flushing),
+        }
+    }
+
+    /// The next buffer to send, in the order of the input; the events before it have been sent.
+    pub(super) fn next_output(&self, wait: Wait) -> Result<Option<gst::Buffer>, gst::FlowError> {
+        loop {
+            match self.front() {
+                None => return Ok(None),
+                Some(Front::Other(Pending::Event(event))) => {
+                    self.parent_sink_event(event);
+                }
+                Some(Front::Other(Pending::Untouched(buffer))) => return self.fit_layout(buffer).map(Some),
+                Some(Front::Other(Pending::Compared { frame, kept })) => {
+                    let input = frame.clone();
+                    return self.finish(frame, input, kept).map(Some);
+                }
+                // `front` leaves those in the engine where they are.
+                Some(Front::Other(Pending::InEngine { .. })) => return Ok(None),
+                Some(Front::InEngine { crowded }) => {
+                    let engine = self.running_engine()?;
+                    let blocking = wait == Wait::ForAll || crowded || engine.in_flight() >= engine.depth();
+                    let received = if blocking {
+                        engine.receive()
+                    } else {
+                        engine.try_receive()
+                    };
+                    return match received.map_err(|error| self.engine_failed(&error))? {
+                        Some(output) => self.received(output).map(Some),
+                        None if blocking => Err(gst::FlowError::Flushing),
+                        None => Ok(None),
+                    };
+                }
+            }
+        }
+    }
+
+    fn front(&self) -> Option<Front> {
+        let mut stream = lock(&self.stream);
+        match stream.pending.front()? {
+            Pending::InEngine { .. } => Some(Front::InEngine {
+                crowded: stream.pending.len() > MAX_PENDING,
+            }),
+            _ => stream.pending.pop_front().map(Front::Other),
+        }
+    }
+
+    fn received(&self, output: Output) -> Result<gst::Buffer, gst::FlowError> {
+        let sent = lock(&self.stream).pending.pop_front();
+        let Some(Pending::InEngine { id, kept }) =
+            sent.filter(|sent| matches!(sent, Pending::InEngine { id, .. } if *id == output.id))
+        else {
+            // What a flush discarded has come back.
+            return Err(gst::FlowError::Flushing);
+        };
+        gst::trace!(
+            CAT,
+            imp = self,
+            "frame {id} done in {:?} with gamma {}",
+            output.times.total,
+            output.gamma
+        );
+        if self.latency.measured(output.times.total, Instant::now()) {
+            self.post(gst::message::Latency::builder().src(&*self.obj()).build());
+        }
+        self.finish(output.frame, output.input, kept)
+    }
+
+    /// Makes the output buffer of a frame. `input` is what the engine was given for it.
+    fn finish(&self, frame: Frame, input: Frame, kept: Kept) -> Result<gst::Buffer, gst::FlowError> {
+        let mut buffer = self.output_buffer()?;
+        let split = lock(&self.settings).compare == Compare::Split;
+        lock(&self.stream)
+            .copy_out(frame, input, kept, split, buffer.make_mut())
+            .map_err(|error| self.bad_frame(&error))?;
+        count(&self.counters.frames_out);
+        Ok(buffer)
+    }
+
+    /// A buffer that leaves as it came, copied where downstream cannot read its strides.
+    fn fit_layout(&self, buffer: gst::Buffer) -> Result<gst::Buffer, gst::FlowError> {
+        count(&self.counters.frames_out);
+        if self.downstream_reads_strides.load(Ordering::SeqCst) {
+            return Ok(buffer);
+        }
+        let plain = lock(&self.stream).converter.as_ref().is_none_or(|converter| {
+            let info = converter.src_info();
+            buffer
+                .meta::<gst_video::VideoMeta>()
+                .is_none_or(|meta| meta.stride() == info.stride() && meta.offset() == info.offset())
+        });
+        if plain {
+            return Ok(buffer);
+        }
+        let mut copy = self.output_buffer()?;
+        let stream = lock(&self.stream);
+        let converter = stream.converter.as_ref().ok_or(gst::FlowError::NotNegotiated)?;
+        let output = copy.make_mut();
+        Metadata::of(&buffer)
+            .and_then(|metadata| metadata.copy_to(output))
+            .and_then(|()| converter.copy(&buffer, output))
+            .map_err(|error| self.bad_frame(&error))?;
+        Ok(copy)
+    }
+
+    fn output_buffer(&self) -> Result<gst::Buffer, gst::FlowError> {
+        if let Some(pool) = self.obj().buffer_pool() {
+            // BaseTransform does this only for the output that it makes itself. An active pool stays as it
+            // is.
+            if let Err(error) = pool.set_active(true) {
+                gst::warning!(CAT, imp = self, "the output's pool does not start: {error}");
+            }
+            return pool.acquire_buffer(None);
+        }
+        let size = lock(&self.stream)
+            .converter
+            .as_ref()
+            .map(|converter| converter.src_info().size());
+        gst::Buffer::with_size(size.ok_or(gst::FlowError::NotNegotiated)?)
+            .map_err(|error| self.bad_frame(&error))
+    }
+
+    /// Sends everything that is under way. Only for the streaming thread.
+    pub(super) fn drain(&self) -> Result<(), gst::FlowError> {
+        let drained = loop {
+            match self.next_output(Wait::ForAll) {
+                Ok(None) => break Ok(()),
+                Ok(Some(output)) => {
+                    if let Err(error) = self.obj().src_pad().push(output) {
+                        break Err(error);
+                    }
+                }
+                Err(error) => break Err(error),
+            }
+        };
+        if drained.is_err() {
+            self.discard();
+        }
+        drained
+    }
+
+    /// Forgets everything that is under way. Only for the streaming thread, or when there is none.
+    pub(super) fn discard(&self) {
+        if let Some(engine) = lock(&self.engine).as_ref() {
+            engine.flush();
+        }
+        lock(&self.stream).pending.clear();
+    }
+
+    /// Wakes the streaming thread where it waits for the engine and keeps it from waiting again.
+    pub(super) fn unblock(&self) {
+        self.flushing.store(true, Ordering::SeqCst);
+        if let Some(engine) = lock(&self.engine).as_ref() {
+            engine.flush();
+        }
+    }
+
+    /// Posts the engine's error, the first time.
+    fn engine_failed(&self, error: &osdd::Error) -> gst::FlowError {
+        let (model, device) = {
+            let settings = lock(&self.settings);
+            (settings.model.clone(), settings.device.clone())
+        };
+        self.fail(error::message(error, &model, &device))
+    }
+
+    /// Posts that a buffer is not what its caps say, the first time.
+    fn bad_frame(&self, error: &glib::BoolError) -> gst::FlowError {
+        self.fail(gst::error_msg!(
+            gst::StreamError::Format,
+            ("A frame does not fit its caps. Check the element before this one."),
+            ["{error}"]
+        ))
+    }
+
+    fn fail(&self, message: gst::ErrorMessage) -> gst::FlowError {
+        if self.flushing.load(Ordering::SeqCst) {
+            return gst::FlowError::Flushing;
+        }
+        if !self.failed.swap(true, Ordering::SeqCst) {
+            self.post_error_message(message);
+        }
+        gst::FlowError::Error
+    }
+
+    /// Posts a message; without a bus nobody wants it.
+    pub(super) fn post(&self, message: gst::Message) {
+        let _ = self.obj().post_message(message);
+    }
+}

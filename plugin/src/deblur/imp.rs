@@ -1,0 +1,346 @@
+//! The subclass of GstBaseTransform: properties, states, caps, events and queries. What happens to frames is
+//! in `flow`.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering},
+};
+
+use gst_base::{
+    prelude::*,
+    subclass::{base_transform::GenerateOutputSuccess, prelude::*},
+};
+use once_cell::sync::Lazy;
+use osdd::engine::Engine;
+
+use super::{
+    caps,
+    convert::FrameConverter,
+    error,
+    flow::Wait,
+    latency::Latency,
+    lock,
+    pending::{Pending, Stream},
+    qos::Qos,
+    settings::{self, Compare, Settings},
+    stats::{self, Counters},
+};
+use crate::log::CAT;
+
+/// Nothing here is locked while the engine works or a buffer is pushed, except `stream`, which only the
+/// streaming thread needs.
+#[derive(Default)]
+pub struct OsddDeblur {
+    pub(super) settings: Mutex<Settings>,
+    /// There from start to stop.
+    pub(super) engine: Mutex<Option<Arc<Engine>>>,
+    pub(super) stream: Mutex<Stream>,
+    pub(super) flushing: AtomicBool,
+    /// An error has been posted; nothing works before the next start.
+    pub(super) failed: AtomicBool,
+    /// Downstream understands GstVideoMeta.
+    pub(super) downstream_reads_strides: AtomicBool,
+    pub(super) latency: Latency,
+    pub(super) qos: Qos,
+    pub(super) counters: Counters,
+}
+
+#[glib::object_subclass]
+impl ObjectSubclass for OsddDeblur {
+    const NAME: &'static str = "GstOsddDeblur";
+    type Type = super::OsddDeblur;
+    type ParentType = gst_base::BaseTransform;
+}
+
+impl ObjectImpl for OsddDeblur {
+    fn properties() -> &'static [glib::ParamSpec] {
+        static PROPERTIES: Lazy<Vec<glib::ParamSpec>> = Lazy::new(settings::properties);
+        &PROPERTIES
+    }
+
+    fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
+        let (old, new) = {
+            let mut settings = lock(&self.settings);
+            let old = settings.clone();
+            settings.set(pspec.name(), value);
+            (old, settings.clone())
+        };
+        if let Some(engine) = lock(&self.engine).as_ref() {
+            engine.set_gamma(new.gamma);
+            engine.set_strength(new.strength);
+        }
+        if (old.compare == Compare::SideBySide) != (new.compare == Compare::SideBySide) {
+            self.obj().reconfigure_src();
+        }
+        gst::log!(CAT, imp = self, "{} = {value:?}", pspec.name());
+    }
+
+    fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
+        let settings = lock(&self.settings).clone();
+        match pspec.name() {
+            "stats" => {
+                let engine = lock(&self.engine).clone();
+                stats::structure(&self.counters, &settings, engine.as_deref()).to_value()
+            }
+            name => settings.get(name),
+        }
+    }
+}
+
+impl GstObjectImpl for OsddDeblur {}
+
+impl ElementImpl for OsddDeblur {
+    fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
+        static METADATA: Lazy<gst::subclass::ElementMetadata> = Lazy::new(|| {
+            gst::subclass::ElementMetadata::new(
+                "One-step diffusion deblurring",
+                "Filter/Effect/Video",
+                "Removes motion blur from video with a one-step diffusion model",
+                "The osdd developers",
+            )
+        });
+        Some(&METADATA)
+    }
+
+    fn pad_templates() -> &'static [gst::PadTemplate] {
+        static PAD_TEMPLATES: Lazy<Vec<gst::PadTemplate>> = Lazy::new(|| {
+            [("sink", gst::PadDirection::Sink), ("src", gst::PadDirection::Src)]
+                .into_iter()
+                .filter_map(|(name, direction)| {
+                    gst::PadTemplate::new(name, direction, gst::PadPresence::Always, &caps::TEMPLATE).ok()
+                })
+                .collect()
+        });
+        &PAD_TEMPLATES
+    }
+
+    fn change_state(
+        &self,
+        transition: gst::StateChange,
+    ) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
+        // Pads stop only once the streaming thread has come back.
+        if transition == gst::StateChange::PausedToReady {
+            self.unblock();
+        }
+        self.parent_change_state(transition)
+    }
+}
+
+impl BaseTransformImpl for OsddDeblur {
+    const MODE: gst_base::subclass::BaseTransformMode = gst_base::subclass::BaseTransformMode::NeverInPlace;
+    const PASSTHROUGH_ON_SAME_CAPS: bool = false;
+    const TRANSFORM_IP_ON_PASSTHROUGH: bool = false;
+
+    /// The model is loaded here, so that a pipeline with a model that is not there never starts.
+    fn start(&self) -> Result<(), gst::ErrorMessage> {
+        let settings = lock(&self.settings).clone();
+        let engine = settings
+            .engine_config()
+            .and_then(Engine::new)
+            .map_err(|error| error::message(&error, &settings.model, &settings.device))?;
+        let info = engine.info();
+        gst::info!(
+            CAT,
+            imp = self,
+            "model {} on {} in {:?}",
+            info.model,
+            info.device,
+            info.precision
+        );
+
+        *lock(&self.engine) = Some(Arc::new(engine));
+        *lock(&self.stream) = Stream::default();
+        self.latency.reset();
+        self.qos.reset();
+        self.counters.reset();
+        self.failed.store(false, Ordering::SeqCst);
+        self.flushing.store(false, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn stop(&self) -> Result<(), gst::ErrorMessage> {
+        *lock(&self.stream) = Stream::default();
+        // Ends the engine's thread and gives the model back where no other element uses it.
+        let engine = lock(&self.engine).take();
+        drop(engine);
+        gst::info!(CAT, imp = self, "stopped");
+        Ok(())
+    }
+
+    fn transform_caps(
+        &self,
+        direction: gst::PadDirection,
+        caps: &gst::Caps,
+        filter: Option<&gst::Caps>,
+    ) -> Option<gst::Caps> {
+        let other = match lock(&self.settings).compare {
+            Compare::SideBySide => caps::side_by_side(direction, caps),
+            Compare::Off | Compare::Split => caps.clone(),
+        };
+        Some(match filter {
+            Some(filter) => filter.intersect_with_mode(&other, gst::CapsIntersectMode::First),
+            None => other,
+        })
+    }
+
+    fn set_caps(&self, incaps: &gst::Caps, outcaps: &gst::Caps) -> Result<(), gst::LoggableError> {
+        // Frames of the old caps leave under the old caps. Where they cannot, the next buffer learns why.
+        if let Err(error) = self.drain() {
+            gst::debug!(CAT, imp = self, "draining before new caps: {error}");
+        }
+        let info = |caps: &gst::Caps| {
+            gst_video::VideoInfo::from_caps(caps)
+                .map_err(|error| gst::loggable_error!(CAT, "caps {caps} are not understood: {error}"))
+        };
+        let (sink_info, src_info) = (info(incaps)?, info(outcaps)?);
+        if sink_info.interlace_mode() == gst_video::VideoInterlaceMode::Fields {
+            self.post_error_message(gst::error_msg!(
+                gst::StreamError::Format,
+                ("Video with its fields apart is not supported. Put \"deinterlace\" before osdddeblur."),
+                ["caps {incaps}"]
+            ));
+            return Err(gst::loggable_error!(CAT, "fields apart in {incaps}"));
+        }
+        let converter = FrameConverter::new(&sink_info, &src_info)
+            .map_err(|error| gst::loggable_error!(CAT, "caps {incaps} cannot be converted: {error}"))?;
+        lock(&self.stream).set_converter(converter, src_info.width() != sink_info.width());
+        gst::debug!(CAT, imp = self, "caps {incaps} to {outcaps}");
+        if self.latency.set_frame_rate(sink_info.fps()) {
+            self.post(gst::message::Latency::builder().src(&*self.obj()).build());
+        }
+        Ok(())
+    }
+
+    fn unit_size(&self, caps: &gst::Caps) -> Option<usize> {
+        gst_video::VideoInfo::from_caps(caps).ok().map(|info| info.size())
+    }
+
+    fn propose_allocation(
+        &self,
+        decide_query: Option<&gst::query::Allocation>,
+        query: &mut gst::query::Allocation,
+    ) -> Result<(), gst::LoggableError> {
+        self.parent_propose_allocation(decide_query, query)?;
+        query.add_allocation_meta::<gst_video::VideoMeta>(None);
+        Ok(())
+    }
+
+    fn decide_allocation(&self, query: &mut gst::query::Allocation) -> Result<(), gst::LoggableError> {
+        let reads_strides = query.find_allocation_meta::<gst_video::VideoMeta>().is_some();
+        self.downstream_reads_strides
+            .store(reads_strides, Ordering::SeqCst);
+        let (caps, _) = query.get_owned();
+        let size = caps
+            .as_ref()
+            .and_then(|caps| self.unit_size(caps))
+            .unwrap_or_default() as u32;
+        let proposed = query.allocation_pools().next();
+        let (pool, size, min, max) = match proposed {
+            Some((ref pool, pool_size, min, max)) => (pool.clone(), size.max(pool_size), min, max),
+            None => (None, size, 0, 0),
+        };
+        let pool = pool.unwrap_or_else(|| gst_video::VideoBufferPool::new().upcast());
+        if reads_strides {
+            let mut config = pool.config();
+            config.set_params(caps.as_ref(), size, min, max);
+            config.add_option(gst_video::BUFFER_POOL_OPTION_VIDEO_META.as_str());
+            // A pool that refuses is configured, or replaced, by the parent.
+            let _ = pool.set_config(config);
+        }
+        match proposed {
+            Some(_) => query.set_nth_allocation_pool(0, Some(&pool), size, min, max),
+            None => query.add_allocation_pool(Some(&pool), size, min, max),
+        }
+        self.parent_decide_allocation(query)
+    }
+
+    fn sink_event(&self, event: gst::Event) -> bool {
+        use gst::EventView;
+
+        match event.view() {
+            EventView::FlushStart(_) => {
+                self.unblock();
+                self.parent_sink_event(event)
+            }
+            EventView::FlushStop(_) => {
+                self.discard();
+                self.qos.reset();
+                self.flushing.store(false, Ordering::SeqCst);
+                self.parent_sink_event(event)
+            }
+            // `set_caps` drains, if the caps are others.
+            EventView::Caps(_) => self.parent_sink_event(event),
+            // Cheap ones keep their place in the queue, so that a stream full of tags is not slowed down.
+            EventView::Tag(_) | EventView::Toc(_) | EventView::CustomDownstream(_) => {
+                let mut stream = lock(&self.stream);
+                if !stream.pending.is_empty() {
+                    stream.pending.push_back(Pending::Event(event));
+                    return true;
+                }
+                drop(stream);
+                self.parent_sink_event(event)
+            }
+            _ if event.is_serialized() => {
+                if let Err(error) = self.drain() {
+                    gst::debug!(CAT, imp = self, "draining before {:?}: {error}", event.type_());
+                }
+                self.parent_sink_event(event)
+            }
+            _ => self.parent_sink_event(event),
+        }
+    }
+
+    fn src_event(&self, event: gst::Event) -> bool {
+        if let gst::EventView::Qos(qos) = event.view() {
+            let (_, proportion, diff, timestamp) = qos.get();
+            self.qos.update(proportion, diff, timestamp);
+        }
+        self.parent_src_event(event)
+    }
+
+    fn query(&self, direction: gst::PadDirection, query: &mut gst::QueryRef) -> bool {
+        match (direction, query.view_mut()) {
+            (gst::PadDirection::Src, gst::QueryViewMut::Latency(latency)) => {
+                if !self.obj().sink_pad().peer_query(latency) {
+                    return false;
+                }
+                let (live, min, max) = latency.result();
+                let added = self.latency.added(lock(&self.settings).depth);
+                gst::debug!(CAT, imp = self, "latency: live {live}, min {min} + {added}");
+                latency.set(
+                    live,
+                    min.saturating_add(added),
+                    max.map(|max| max.saturating_add(added)),
+                );
+                true
+            }
+            (gst::PadDirection::Sink, gst::QueryViewMut::Drain(_)) => {
+                if let Err(error) = self.drain() {
+                    gst::debug!(CAT, imp = self, "draining for a query: {error}");
+                }
+                BaseTransformImplExt::parent_query(self, direction, query)
+            }
+            _ => BaseTransformImplExt::parent_query(self, direction, query),
+        }
+    }
+
+    fn submit_input_buffer(
+        &self,
+        is_discont: bool,
+        inbuf: gst::Buffer,
+    ) -> Result<gst::FlowSuccess, gst::FlowError> {
+        // Negotiates, and drops late frames where the user has switched on `qos`.
+        let submitted = self.parent_submit_input_buffer(is_discont, inbuf)?;
+        if let Some(input) = self.take_queued_buffer() {
+            self.accept(input)?;
+        }
+        Ok(submitted)
+    }
+
+    fn generate_output(&self) -> Result<GenerateOutputSuccess, gst::FlowError> {
+        Ok(match self.next_output(Wait::ForRoom)? {
+            Some(output) => GenerateOutputSuccess::Buffer(output),
+            None => GenerateOutputSuccess::NoOutput,
+        })
+    }
+}

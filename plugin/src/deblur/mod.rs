@@ -1,0 +1,74 @@
+//! SECTION:element-osdddeblur
+//! @short_description: Removes motion blur with a one-step diffusion model
+//!
+//! Every frame goes through a diffusion model that takes a single step. `gamma` moves between fidelity and
+//! generated detail while the pipeline runs and can be automated with a GstController; `strength` mixes the
+//! result with the input.
+//!
+//! Frames keep their format, timestamps, flags and metas. Up to `depth` of them are in flight, so a frame
+//! leaves the element when the one `depth - 1` frames later has come in; the end of the stream and changes of
+//! caps let out what is left.
+//!
+//! ## Example launch lines
+//! ```bash
+//! gst-launch-1.0 videotestsrc pattern=ball num-buffers=90 ! video/x-raw,width=320,height=240 ! osdddeblur gamma=0.7 ! videoconvert ! autovideosink
+//! ```
+//! ```bash
+//! gst-launch-1.0 filesrc location=clip.mp4 ! decodebin ! osdddeblur compare=split ! videoconvert ! autovideosink
+//! ```
+//!
+//! ## Late frames
+//!
+//! `late-policy` says what happens to a frame for which downstream, by QoS events, has no time left. The
+//! property `qos` of GstBaseTransform is something else: it drops late frames before the element has seen
+//! them, whatever the policy.
+//!
+//! ## Statistics
+//!
+//! The property `stats` counts frames (`frames-in`, `frames-out`, `frames-late`, `frames-passed`,
+//! `frames-dropped`) and tiles (`tiles-run`, `tiles-reused`), and has the mean time of a frame's stages in
+//! nanoseconds (`time-upload`, `time-model`, `time-blend`, `time-download`, `time-total`), the `device` and
+//! the `model` that are used, and the latest `gamma`.
+
+mod caps;
+mod compare;
+mod convert;
+mod difference;
+mod error;
+mod fields;
+mod flow;
+mod formats;
+mod imp;
+mod latency;
+mod pending;
+mod planes;
+mod qos;
+mod settings;
+mod stats;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use gst::prelude::*;
+
+pub use settings::{Compare, LatePolicy, Precision};
+
+glib::wrapper! {
+    /// The element `osdddeblur`.
+    pub struct OsddDeblur(ObjectSubclass<imp::OsddDeblur>)
+        @extends gst_base::BaseTransform, gst::Element, gst::Object;
+}
+
+pub(crate) fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    gst::Element::register(
+        Some(plugin),
+        "osdddeblur",
+        gst::Rank::NONE,
+        OsddDeblur::static_type(),
+    )
+}
+
+/// Locks, also after a panic elsewhere: GStreamer has turned that into an error message, and the state that
+/// it left is plain data.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,172 @@
+//! What waits for its turn to leave: frames in the engine, frames that pass, and events between them.
+
+use std::collections::VecDeque;
+
+use osdd::frame::Frame;
+
+use super::{compare, convert::FrameConverter, fields};
+
+/// Everything of a buffer but its memory, for the output that is made from it.
+///
+/// The input itself is not kept: upstream's pool may own only a few buffers and would wait for them forever.
+pub(crate) struct Metadata(gst::Buffer);
+
+impl Metadata {
+    /// # Errors
+    ///
+    /// A meta cannot be copied.
+    pub fn of(buffer: &gst::BufferRef) -> Result<Self, glib::BoolError> {
+        let mut kept = gst::Buffer::new();
+        let metadata = kept.make_mut();
+        let flags =
+            gst::BufferCopyFlags::FLAGS | gst::BufferCopyFlags::TIMESTAMPS | gst::BufferCopyFlags::META;
+        buffer.copy_into(metadata, flags, ..)?;
+        // These describe or hold the memory that stays behind.
+        while let Some(meta) = metadata.meta_mut::<gst_video::VideoMeta>() {
+            meta.remove()
+                .map_err(|_| glib::bool_error!("cannot leave out a video meta"))?;
+        }
+        while let Some(meta) = metadata.meta_mut::<gst::ParentBufferMeta>() {
+            meta.remove()
+                .map_err(|_| glib::bool_error!("cannot leave out a parent buffer meta"))?;
+        }
+        Ok(Self(kept))
+    }
+
+    /// Marks the buffer as the first after a gap.
+    pub fn set_discont(&mut self) {
+        self.0.make_mut().set_flags(gst::BufferFlags::DISCONT);
+    }
+
+    /// # Errors
+    ///
+    /// A meta cannot be copied.
+    pub fn copy_to(&self, buffer: &mut gst::BufferRef) -> Result<(), glib::BoolError> {
+        let flags =
+            gst::BufferCopyFlags::FLAGS | gst::BufferCopyFlags::TIMESTAMPS | gst::BufferCopyFlags::META;
+        self.0.copy_into(buffer, flags, ..)
+    }
+}
+
+/// What is kept of a frame while the model works on it.
+pub(crate) struct Kept {
+    pub metadata: Metadata,
+    /// Its samples, where the converter wants them.
+    pub original: Option<Vec<u8>>,
+    /// The model got its fields apart.
+    pub fields: bool,
+}
+
+/// One thing in the order of the stream.
+pub(crate) enum Pending {
+    /// A frame that the engine works on, under the engine's number for it.
+    InEngine { id: u64, kept: Kept },
+    /// A frame that leaves as it came.
+    Untouched(gst::Buffer),
+    /// A frame that leaves as it came, but compared with itself.
+    Compared { frame: Frame, kept: Kept },
+    /// A serialized event.
+    Event(gst::Event),
+}
+
+/// What the streaming thread works with. No other thread takes its lock while data flows.
+#[derive(Default)]
+pub(crate) struct Stream {
+    pub converter: Option<FrameConverter>,
+    /// The output shows input and output side by side.
+    pub wide: bool,
+    pub pending: VecDeque<Pending>,
+    /// A frame was left out, so the next one is marked.
+    pub discont: bool,
+    spare: Vec<Vec<u8>>,
+}
+
+/// Spare frames beyond this many are given back: what one frame of the engine needs, and a wide one.
+const MAX_SPARE: usize = 4;
+
+impl Stream {
+    /// Copies a buffer for the engine, and what its output will need of it.
+    ///
+    /// # Errors
+    ///
+    /// There are no caps yet, or the buffer does not fit them.
+    pub fn copy_in(&mut self, input: &gst::BufferRef) -> Result<(Frame, Kept), glib::BoolError> {
+        let (first, second) = (self.take_spare(), self.take_spare());
+        let converter = self
+            .converter
+            .as_ref()
+            .ok_or_else(|| glib::bool_error!("a frame before its caps"))?;
+        let fields = converter.has_fields(input);
+        let mut frame = converter.to_frame(input, first)?;
+        let original = converter.keep_original(input, second)?;
+        if fields {
+            let apart = fields::separate(&frame, self.take_spare());
+            self.keep_spare(std::mem::replace(&mut frame, apart).data);
+        }
+        let mut metadata = Metadata::of(input)?;
+        if std::mem::take(&mut self.discont) {
+            metadata.set_discont();
+        }
+        Ok((
+            frame,
+            Kept {
+                metadata,
+                original,
+                fields,
+            },
+        ))
+    }
+
+    /// Makes the output of a frame of which the engine was given `input`.
+    ///
+    /// # Errors
+    ///
+    /// The frame or the buffer does not fit the caps.
+    pub fn copy_out(
+        &mut self,
+        mut frame: Frame,
+        mut input: Frame,
+        kept: Kept,
+        split: bool,
+        output: &mut gst::BufferRef,
+    ) -> Result<(), glib::BoolError> {
+        if kept.fields {
+            for frame in [&mut frame, &mut input] {
+                let woven = fields::weave(frame, self.take_spare());
+                self.keep_spare(std::mem::replace(frame, woven).data);
+            }
+        }
+        if self.wide {
+            let both = compare::side_by_side(&frame, &input, self.take_spare());
+            self.keep_spare(std::mem::replace(&mut frame, both).data);
+        } else if split {
+            compare::split(&mut frame, &input);
+        }
+        kept.metadata.copy_to(output)?;
+        let converter = self
+            .converter
+            .as_mut()
+            .ok_or_else(|| glib::bool_error!("a frame before its caps"))?;
+        for spare in converter.write_frame(frame, input, kept.original, output)? {
+            self.keep_spare(spare);
+        }
+        Ok(())
+    }
+
+    fn take_spare(&mut self) -> Vec<u8> {
+        self.spare.pop().unwrap_or_default()
+    }
+
+    fn keep_spare(&mut self, data: Vec<u8>) {
+        if self.spare.len() < MAX_SPARE {
+            self.spare.push(data);
+        }
+    }
+
+    /// Converts frames of new caps from now on.
+    pub fn set_converter(&mut self, converter: FrameConverter, wide: bool) {
+        self.converter = Some(converter);
+        self.wide = wide;
+        self.spare = Vec::new();
+    }
+}

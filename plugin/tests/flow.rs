@@ -1,0 +1,286 @@
+//! Frames in flight: their order against events, what drains them, what discards them, and what each one
+//! keeps.
+
+mod common;
+
+use common::*;
+use gst::prelude::*;
+
+fn started(element: &gst::Element) -> (gst_check::Harness, gst_video::VideoInfo) {
+    let caps = caps("I420", 64, 48);
+    let mut harness = harness(element);
+    harness.set_src_caps(caps.clone());
+    (harness, info(&caps))
+}
+
+fn with_depth(depth: i32) -> gst::Element {
+    let element = deblur();
+    element.set_property("depth", depth);
+    element
+}
+
+fn received(harness: &mut gst_check::Harness) -> Vec<u64> {
+    let buffers = std::iter::from_fn(|| harness.try_pull());
+    buffers
+        .map(|buffer| buffer.pts().expect("a timestamp").mseconds() / 40)
+        .collect()
+}
+
+#[test]
+fn the_end_of_the_stream_lets_out_every_frame() {
+    for depth in [1, 2, 3, 16] {
+        let element = with_depth(depth);
+        let (mut harness, info) = started(&element);
+        let log = record(&element);
+        for index in 0..5 {
+            harness.push(noise(&info, index)).expect("a frame is taken");
+            let waiting = index + 1 - u64::from(harness.buffers_received());
+            assert!(waiting < depth as u64, "depth {depth}: {waiting} frames wait");
+        }
+        assert!(harness.push_event(gst::event::Eos::new()));
+        assert_eq!(
+            *log.lock().expect("the record"),
+            ["0", "1", "2", "3", "4", "eos"],
+            "depth {depth}"
+        );
+    }
+}
+
+#[test]
+fn events_keep_their_place_between_frames() {
+    let element = with_depth(3);
+    let (mut harness, info) = started(&element);
+    let log = record(&element);
+    let segment = gst::FormattedSegment::<gst::ClockTime>::new();
+    let custom = gst::Structure::builder("between-frames").build();
+    let events = [
+        gst::event::Tag::new(gst::TagList::new()),
+        gst::event::CustomDownstream::new(custom),
+        gst::event::Gap::builder(pts(3)).duration(pts(1)).build(),
+        gst::event::Segment::new(&segment),
+    ];
+    let names = events.each_ref().map(|event| event.type_().name().to_string());
+    for (index, event) in (0..).zip(events) {
+        harness.push(noise(&info, index)).expect("a frame is taken");
+        assert!(harness.push_event(event));
+    }
+    harness.push(noise(&info, 4)).expect("a frame is taken");
+    assert!(harness.push_event(gst::event::Eos::new()));
+    let expected = (0..4)
+        .flat_map(|index| [index.to_string(), names[index].clone()])
+        .chain(["4".into(), "eos".into()]);
+    assert_eq!(*log.lock().expect("the record"), expected.collect::<Vec<_>>());
+}
+
+#[test]
+fn a_flush_discards_and_the_stream_goes_on() {
+    let element = with_depth(3);
+    let (mut harness, info) = started(&element);
+    for index in 0..2 {
+        harness.push(noise(&info, index)).expect("a frame is taken");
+    }
+    let before = received(&mut harness);
+    assert!(harness.push_event(gst::event::FlushStart::new()));
+    assert_eq!(harness.push(noise(&info, 2)), Err(gst::FlowError::Flushing));
+    assert!(harness.push_event(gst::event::FlushStop::new(true)));
+    let segment = gst::FormattedSegment::<gst::ClockTime>::new();
+    assert!(harness.push_event(gst::event::Segment::new(&segment)));
+    for index in 10..14 {
+        harness
+            .push(noise(&info, index))
+            .expect("a frame is taken after the flush");
+    }
+    assert!(harness.push_event(gst::event::Eos::new()));
+    assert!(before.iter().all(|index| *index < 2));
+    assert_eq!(received(&mut harness), [10, 11, 12, 13]);
+}
+
+#[test]
+fn new_caps_let_out_the_frames_of_the_old_ones_first() {
+    let element = with_depth(3);
+    let mut harness = harness(&element);
+    let log = record(&element);
+    let mut sizes = Vec::new();
+    let mut index = 0;
+    for (format, width) in [("I420", 64), ("RGBA", 64), ("RGBA", 32), ("GRAY8", 17)] {
+        let caps = caps(format, width, 48);
+        harness.set_src_caps(caps.clone());
+        for _ in 0..3 {
+            harness
+                .push(noise(&info(&caps), index))
+                .expect("a frame is taken");
+            sizes.push(info(&caps).size());
+            index += 1;
+        }
+    }
+    assert!(harness.push_event(gst::event::Eos::new()));
+    let buffers = std::iter::from_fn(|| harness.try_pull()).collect::<Vec<_>>();
+    assert_eq!(
+        buffers.iter().map(|buffer| buffer.size()).collect::<Vec<_>>(),
+        sizes
+    );
+    let log = log.lock().expect("the record").clone();
+    let log = log
+        .iter()
+        .filter(|line| !["stream-start", "segment"].contains(&line.as_str()))
+        .collect::<Vec<_>>();
+    let expected = [
+        "caps", "0", "1", "2", "caps", "3", "4", "5", "caps", "6", "7", "8", "caps", "9", "10", "11", "eos",
+    ];
+    assert_eq!(log, expected);
+}
+
+#[test]
+fn every_frame_keeps_its_own_metadata() {
+    let element = with_depth(3);
+    let (mut harness, info) = started(&element);
+    let mut inputs = Vec::new();
+    for index in 0..6 {
+        let mut buffer = noise(&info, index);
+        let writable = buffer.make_mut();
+        writable.set_dts(pts(index) / 2);
+        writable.set_duration(gst::ClockTime::from_mseconds(index));
+        writable.set_offset(1000 + index);
+        writable.set_offset_end(2000 + index);
+        if index % 2 == 1 {
+            writable.set_flags(gst::BufferFlags::DROPPABLE | gst::BufferFlags::MARKER);
+        }
+        let corner = (index as u32, 2, 3, 4);
+        gst_video::VideoRegionOfInterestMeta::add(writable, "face", corner);
+        let reference = gst::Caps::builder("timestamp/x-test").build();
+        gst::ReferenceTimestampMeta::add(writable, &reference, pts(100 + index), gst::ClockTime::NONE);
+        if index == 4 {
+            writable.set_pts(gst::ClockTime::NONE);
+            writable.set_duration(gst::ClockTime::NONE);
+        }
+        inputs.push(buffer.clone());
+        harness.push(buffer).expect("a frame is taken");
+    }
+    assert!(harness.push_event(gst::event::Eos::new()));
+    for input in inputs {
+        let output = harness.pull().expect("a frame");
+        assert_eq!(
+            (
+                input.pts(),
+                input.dts(),
+                input.duration(),
+                input.offset(),
+                input.offset_end()
+            ),
+            (
+                output.pts(),
+                output.dts(),
+                output.duration(),
+                output.offset(),
+                output.offset_end()
+            ),
+        );
+        let flags =
+            |buffer: &gst::Buffer| buffer.flags() - gst::BufferFlags::TAG_MEMORY - gst::BufferFlags::DISCONT;
+        assert_eq!(flags(&input), flags(&output));
+        let face = |buffer: &gst::Buffer| {
+            let metas = buffer.iter_meta::<gst_video::VideoRegionOfInterestMeta>();
+            metas.map(|meta| meta.rect()).collect::<Vec<_>>()
+        };
+        assert_eq!(face(&input), face(&output));
+        let reference = |buffer: &gst::Buffer| {
+            buffer
+                .meta::<gst::ReferenceTimestampMeta>()
+                .map(|meta| meta.timestamp())
+                .expect("a reference")
+        };
+        assert_eq!(reference(&input), reference(&output));
+    }
+}
+
+#[test]
+fn a_discontinuity_marks_its_own_frame_only() {
+    let element = with_depth(3);
+    let (mut harness, info) = started(&element);
+    for index in 0..6 {
+        let mut buffer = noise(&info, index);
+        if index == 0 || index == 3 {
+            buffer.make_mut().set_flags(gst::BufferFlags::DISCONT);
+        }
+        harness.push(buffer).expect("a frame is taken");
+    }
+    assert!(harness.push_event(gst::event::Eos::new()));
+    let marked = std::iter::from_fn(|| harness.try_pull())
+        .map(|buffer| buffer.flags().contains(gst::BufferFlags::DISCONT))
+        .collect::<Vec<_>>();
+    assert_eq!(marked, [true, false, false, true, false, false]);
+}
+
+/// Upstream's pool may own fewer buffers than there are frames in flight.
+#[test]
+fn the_buffers_of_upstream_are_not_held_back() {
+    for strength in [1.0, 0.0] {
+        let element = with_depth(8);
+        let (mut harness, info) = started(&element);
+        let pool = gst::BufferPool::new();
+        let mut config = pool.config();
+        config.set_params(Some(&caps("I420", 64, 48)), info.size() as u32, 1, 1);
+        pool.set_config(config).expect("the pool is configured");
+        pool.set_active(true).expect("the pool starts");
+        let at_once = gst::BufferPoolAcquireParams::with_flags(gst::BufferPoolAcquireFlags::DONTWAIT);
+        for index in 0..10 {
+            // The first frames go to the engine, so that later ones have to wait for them in either case.
+            element.set_property("strength", if index < 3 { 1.0 } else { strength });
+            let mut buffer = pool
+                .acquire_buffer(Some(&at_once))
+                .expect("the only buffer is free again");
+            buffer.get_mut().expect("writable").set_pts(pts(index));
+            harness.push(buffer).expect("a frame is taken");
+            // A frame that has passed is downstream's; this one gives it back at once.
+            while harness.try_pull().is_some() {}
+        }
+        pool.set_active(false).expect("the pool stops");
+    }
+}
+
+#[test]
+fn a_frame_that_does_not_fit_its_caps_is_one_error() {
+    let element = deblur();
+    let bus = gst::Bus::new();
+    element.set_bus(Some(&bus));
+    let (mut harness, info) = started(&element);
+    for index in 0..3 {
+        let mut buffer = gst::Buffer::with_size(info.size() / 2).expect("memory");
+        buffer.make_mut().set_pts(pts(index));
+        assert_eq!(harness.push(buffer), Err(gst::FlowError::Error));
+    }
+    let errors = std::iter::from_fn(|| bus.pop_filtered(&[gst::MessageType::Error])).collect::<Vec<_>>();
+    assert_eq!(errors.len(), 1);
+    let gst::MessageView::Error(error) = errors[0].view() else {
+        unreachable!()
+    };
+    assert!(
+        error.error().matches(gst::StreamError::Format),
+        "{}",
+        error.error()
+    );
+}
+
+#[test]
+fn fields_apart_are_refused_with_the_way_out() {
+    let element = deblur();
+    let bus = gst::Bus::new();
+    element.set_bus(Some(&bus));
+    let mut harness = harness(&element);
+    let mut caps = caps("I420", 64, 48);
+    caps.make_mut().set("interlace-mode", "fields");
+    harness.set_src_caps(caps.clone());
+    assert_eq!(
+        harness.push(noise(&info(&caps), 0)),
+        Err(gst::FlowError::NotNegotiated)
+    );
+    let message = bus.pop_filtered(&[gst::MessageType::Error]).expect("an error");
+    let gst::MessageView::Error(error) = message.view() else {
+        unreachable!()
+    };
+    assert!(
+        error.error().message().contains("deinterlace"),
+        "{}",
+        error.error()
+    );
+}

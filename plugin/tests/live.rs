@@ -1,0 +1,280 @@
+//! What changes while data flows: latency, lateness, comparison, gamma and strength.
+
+mod common;
+
+use common::*;
+use gst::prelude::*;
+
+fn latency(element: &gst::Element) -> (bool, gst::ClockTime, Option<gst::ClockTime>) {
+    let mut query = gst::query::Latency::new();
+    assert!(element.static_pad("src").expect("a source pad").query(&mut query));
+    query.result()
+}
+
+#[test]
+fn latency_is_upstreams_and_the_frames_in_flight() {
+    let upstream = gst::ClockTime::from_mseconds(7);
+    for (framerate, depth, frames) in [
+        ((30000, 1001), 3, gst::ClockTime::from_nseconds(100_100_000)),
+        ((25, 1), 1, gst::ClockTime::from_mseconds(40)),
+        ((0, 1), 2, gst::ClockTime::ZERO),
+    ] {
+        let element = deblur();
+        element.set_property("depth", depth);
+        let mut harness = harness(&element);
+        harness.set_live(true);
+        harness.set_upstream_latency(upstream);
+        let mut caps = caps("I420", 64, 48);
+        caps.make_mut()
+            .set("framerate", gst::Fraction::new(framerate.0, framerate.1));
+        harness.set_src_caps(caps.clone());
+        let (live, min, _) = latency(&element);
+        assert!(live);
+        assert_eq!(min, upstream + frames, "before the first frame");
+
+        for index in 0..3 {
+            harness
+                .push(noise(&info(&caps), index))
+                .expect("a frame is taken");
+        }
+        assert!(harness.push_event(gst::event::Eos::new()));
+        assert!(
+            latency(&element).1 > upstream + frames,
+            "the measured time is added"
+        );
+    }
+}
+
+#[test]
+fn a_new_frame_rate_and_the_first_measurement_announce_a_latency() {
+    let element = deblur();
+    let bus = gst::Bus::new();
+    element.set_bus(Some(&bus));
+    let mut harness = harness(&element);
+    let caps = caps("I420", 64, 48);
+    let messages = || std::iter::from_fn(|| bus.pop_filtered(&[gst::MessageType::Latency])).count();
+    harness.set_src_caps(caps.clone());
+    assert_eq!(messages(), 1);
+    harness.push(noise(&info(&caps), 0)).expect("a frame is taken");
+    assert!(harness.push_event(gst::event::Eos::new()));
+    assert_eq!(messages(), 1);
+}
+
+/// Sends five frames of which downstream says, after the first, that all up to the third are late.
+fn with_late_frames(policy: &str) -> (gst::Element, Vec<gst::Buffer>, Vec<gst::Buffer>, usize) {
+    let element = deblur();
+    element.set_property("depth", 1);
+    element.set_property_from_str("late-policy", policy);
+    let bus = gst::Bus::new();
+    element.set_bus(Some(&bus));
+    let mut harness = harness(&element);
+    let caps = caps("RGB", 64, 48);
+    harness.set_src_caps(caps.clone());
+    let inputs = (0..5)
+        .map(|index| smooth(&info(&caps), index))
+        .collect::<Vec<_>>();
+    for (index, input) in inputs.iter().enumerate() {
+        if index == 1 {
+            let late = i64::try_from(pts(2).nseconds()).expect("short");
+            assert!(harness.push_upstream_event(gst::event::Qos::new(
+                gst::QOSType::Underflow,
+                2.0,
+                late,
+                pts(0)
+            )));
+        }
+        harness.push(input.clone()).expect("a frame is taken");
+    }
+    assert!(harness.push_event(gst::event::Eos::new()));
+    let outputs = std::iter::from_fn(|| harness.try_pull()).collect();
+    let messages = std::iter::from_fn(|| bus.pop_filtered(&[gst::MessageType::Qos])).count();
+    (element, inputs, outputs, messages)
+}
+
+fn indices(buffers: &[gst::Buffer]) -> Vec<u64> {
+    buffers
+        .iter()
+        .map(|buffer| buffer.pts().expect("a timestamp").mseconds() / 40)
+        .collect()
+}
+
+#[test]
+fn late_frames_are_processed_by_default() {
+    let (_element, inputs, outputs, messages) = with_late_frames("process");
+    assert_eq!(indices(&outputs), [0, 1, 2, 3, 4]);
+    assert!(
+        inputs
+            .iter()
+            .zip(&outputs)
+            .all(|(input, output)| bytes(input) != bytes(output))
+    );
+    assert_eq!(messages, 0);
+}
+
+#[test]
+fn late_frames_pass_in_order() {
+    let (_element, inputs, outputs, messages) = with_late_frames("passthrough");
+    assert_eq!(indices(&outputs), [0, 1, 2, 3, 4]);
+    let passed = inputs
+        .iter()
+        .zip(&outputs)
+        .map(|(input, output)| bytes(input) == bytes(output))
+        .collect::<Vec<_>>();
+    assert_eq!(passed, [false, true, true, false, false]);
+    assert_eq!(messages, 0);
+}
+
+#[test]
+fn late_frames_are_dropped_with_a_message_and_a_mark() {
+    let (_element, _, outputs, messages) = with_late_frames("drop");
+    assert_eq!(indices(&outputs), [0, 3, 4]);
+    assert_eq!(messages, 2);
+    let marked = outputs
+        .iter()
+        .map(|buffer| buffer.flags().contains(gst::BufferFlags::DISCONT))
+        .collect::<Vec<_>>();
+    assert_eq!(marked[1..], [true, false]);
+}
+
+#[test]
+fn stats_count_what_happened() {
+    let element = deblur();
+    let stats = element.property::<gst::Structure>("stats");
+    assert_eq!(stats.get::<String>("model").as_deref(), Ok("nano"));
+    assert_eq!(stats.get::<f64>("gamma"), Ok(0.7));
+    assert_eq!(stat(&element, "frames-in"), 0);
+
+    let caps = caps("I420", 64, 48);
+    let mut harness = harness(&element);
+    harness.set_src_caps(caps.clone());
+    for index in 0..4 {
+        element.set_property("strength", if index == 2 { 0.0 } else { 1.0 });
+        harness
+            .push(noise(&info(&caps), index))
+            .expect("a frame is taken");
+    }
+    assert!(harness.push_event(gst::event::Eos::new()));
+    for (name, value) in [
+        ("frames-in", 4),
+        ("frames-out", 4),
+        ("frames-passed", 1),
+        ("frames-late", 0),
+        ("frames-dropped", 0),
+    ] {
+        assert_eq!(stat(&element, name), value, "{name}");
+    }
+    assert!(stat(&element, "tiles-run") > 0);
+    assert!(stat(&element, "time-total") > 0);
+    for name in [
+        "time-upload",
+        "time-model",
+        "time-blend",
+        "time-download",
+        "tiles-reused",
+    ] {
+        stat(&element, name);
+    }
+    let stats = element.property::<gst::Structure>("stats");
+    assert!(
+        stats.get::<String>("device").is_ok_and(|device| device != "auto"),
+        "the device that is used: {stats}"
+    );
+}
+
+#[test]
+fn strength_zero_in_between_keeps_the_order() {
+    let element = deblur();
+    element.set_property("depth", 3);
+    let caps = caps("RGB", 64, 48);
+    let mut harness = harness(&element);
+    harness.set_src_caps(caps.clone());
+    let inputs = (0..9)
+        .map(|index| smooth(&info(&caps), index))
+        .collect::<Vec<_>>();
+    for (index, input) in inputs.iter().enumerate() {
+        element.set_property("strength", if index % 3 == 1 { 0.0 } else { 1.0 });
+        harness.push(input.clone()).expect("a frame is taken");
+    }
+    assert!(harness.push_event(gst::event::Eos::new()));
+    let outputs = std::iter::from_fn(|| harness.try_pull()).collect::<Vec<_>>();
+    assert_eq!(indices(&outputs), (0..9).collect::<Vec<_>>());
+    for index in [1, 4, 7] {
+        assert_eq!(bytes(&inputs[index]), bytes(&outputs[index]));
+    }
+}
+
+#[test]
+fn side_by_side_doubles_the_width_and_can_be_switched_on_and_off() {
+    let element = deblur();
+    let (width, height) = (17, 13);
+    let caps = caps("RGBA", width, height);
+    let mut harness = harness(&element);
+    let log = record(&element);
+    harness.set_src_caps(caps.clone());
+    let input = noise(&info(&caps), 0);
+    for (index, compare) in ["off", "side-by-side", "side-by-side", "split", "off"]
+        .into_iter()
+        .enumerate()
+    {
+        element.set_property_from_str("compare", compare);
+        // Both ways of a frame: through the engine, and past it.
+        element.set_property("strength", if index == 2 { 0.0 } else { 1.0 });
+        let mut input = input.clone();
+        input.make_mut().set_pts(pts(index as u64));
+        harness.push(input).expect("a frame is taken");
+    }
+    assert!(harness.push_event(gst::event::Eos::new()));
+    let outputs = std::iter::from_fn(|| harness.try_pull()).collect::<Vec<_>>();
+    let plain = bytes(&input).len();
+    let sizes = outputs.iter().map(|output| output.size()).collect::<Vec<_>>();
+    assert_eq!(sizes, [plain, 2 * plain, 2 * plain, plain, plain]);
+    let log = log.lock().expect("the record").clone();
+    let log = log
+        .iter()
+        .filter(|line| !["stream-start", "segment"].contains(&line.as_str()))
+        .collect::<Vec<_>>();
+    assert_eq!(log, ["caps", "0", "caps", "1", "2", "caps", "3", "4", "eos"]);
+
+    let stride = 4 * width as usize;
+    for (output, input) in bytes(&outputs[1])
+        .chunks(2 * stride)
+        .zip(bytes(&input).chunks(stride))
+    {
+        assert_eq!(&output[..stride], input, "the input is on the left");
+        assert_ne!(&output[stride..], input, "the output is on the right");
+    }
+    for (output, input) in bytes(&outputs[2])
+        .chunks(2 * stride)
+        .zip(bytes(&input).chunks(stride))
+    {
+        assert_eq!(
+            output,
+            [input, input].concat(),
+            "with strength 0 both are the input"
+        );
+    }
+}
+
+#[test]
+fn split_shows_the_input_to_the_bit_on_the_left() {
+    for format in ["RGB", "Y444", "GRAY8"] {
+        let element = deblur();
+        element.set_property_from_str("compare", "split");
+        let caps = caps(format, 64, 48);
+        let info = info(&caps);
+        let mut harness = harness(&element);
+        harness.set_src_caps(caps);
+        let input = noise(&info, 0);
+        harness.push(input.clone()).expect("a frame is taken");
+        assert!(harness.push_event(gst::event::Eos::new()));
+        let output = harness.pull().expect("a frame");
+        let half = 32 * usize::try_from(info.comp_pstride(0)).expect("positive");
+        let stride = info.stride()[0] as usize;
+        let mut changed = false;
+        for (output, input) in bytes(&output).chunks(stride).zip(bytes(&input).chunks(stride)) {
+            assert_eq!(output[..half], input[..half], "{format}");
+            changed |= output[half + 3..] != input[half + 3..];
+        }
+        assert!(changed, "{format}: the output is on the right");
+    }
+}

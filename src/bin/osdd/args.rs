@@ -1,0 +1,330 @@
+//! What may be written on the command line, and what its help says.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use osdd::engine::{Device, EngineConfig, Precision};
+
+use crate::Usage;
+
+const EXAMPLES: &str = "\
+Examples:
+  osdd deblur photo.jpg -o sharp.jpg             one image
+  osdd deblur holiday/ -o sharp/ --resume        a folder; run it again to go on where it stopped
+  osdd deblur clip.mp4 -o sharp.mp4 --gamma 1    a video; sound and subtitles are kept
+  osdd models                                    what is installed
+
+The model's log goes to standard error: OSDD_LOG=debug osdd ...";
+
+const DEBLUR_EXAMPLES: &str = "\
+Examples:
+  osdd deblur photo.png -o sharp.png
+  osdd deblur photo.png -o both.png --compare side-by-side
+  osdd deblur a.jpg b.jpg holiday/ -o sharp/
+  osdd deblur clip.mov -o sharp.mp4 --gamma 0.5 --quality 16
+
+Images: PNG, JPEG, WebP, TIFF, BMP; depth, transparency, colour profile and EXIF data are kept where the output format
+holds them. Videos: whatever GStreamer decodes; the container follows the output's extension (mp4, m4v, mov, mkv, webm,
+avi); sound and subtitles are copied without encoding them again wherever that container takes them.";
+
+const EVAL_EXAMPLES: &str = "\
+Examples:
+  osdd eval --blurry pairs/blurry --sharp pairs/sharp --gamma 0 --gamma 1
+  osdd eval --blurry val/blurry --sharp val/sharp --group 10px --group 22px --json figures.json
+  osdd eval --sharp kodak/              sharp images must come out unharmed";
+
+const BENCH_EXAMPLES: &str = "\
+Examples:
+  osdd bench                            nano at 640x360
+  osdd bench --size 1280x720 --size 1920x1080 --device cuda --json bench.json";
+
+/// Removes motion blur from images and videos with a one-step diffusion model.
+#[derive(Debug, Parser)]
+#[command(name = "osdd", version, after_help = EXAMPLES, subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    /// Print errors and warnings only
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Deblur images, folders of images and videos
+    #[command(after_help = DEBLUR_EXAMPLES)]
+    Deblur(DeblurArgs),
+    /// Measure a model on images whose sharp version is known
+    #[command(after_help = EVAL_EXAMPLES)]
+    Eval(EvalArgs),
+    /// Measure frames per second and peak memory
+    #[command(after_help = BENCH_EXAMPLES)]
+    Bench(BenchArgs),
+    /// List the installed models
+    Models(ModelsArgs),
+}
+
+/// Which model runs, where, and how a frame is cut into tiles.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct EngineArgs {
+    /// Preset, or the folder of a model
+    #[arg(long, default_value = "nano", value_name = "NAME|DIR")]
+    pub model: String,
+    /// auto, cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub device: Device,
+    /// Arithmetic; auto is bf16 on a GPU and fp32 on the CPU
+    #[arg(long, value_enum, default_value_t = PrecisionArg::Auto)]
+    pub precision: PrecisionArg,
+    /// Side of a tile in pixels, a multiple of 64; 0 takes the whole frame
+    #[arg(long, default_value_t = 512, value_name = "PX")]
+    pub tile: usize,
+    /// Overlap of neighbouring tiles in pixels
+    #[arg(long, default_value_t = 64, value_name = "PX")]
+    pub overlap: usize,
+}
+
+impl EngineArgs {
+    /// # Errors
+    /// [`Usage`] when a value is out of the engine's range.
+    pub fn config(&self, gamma: f64, strength: f64) -> Result<EngineConfig, Usage> {
+        let config = EngineConfig {
+            model: self.model.clone(),
+            device: self.device,
+            precision: self.precision.into(),
+            tile_size: self.tile,
+            tile_overlap: self.overlap,
+            gamma,
+            strength,
+            ..EngineConfig::default()
+        };
+        config.validate().map_err(|error| Usage(error.to_string()))?;
+        Ok(config)
+    }
+
+    /// The same arguments again, for a child process.
+    pub fn to_command_line(&self) -> Vec<String> {
+        [
+            ("--model", self.model.clone()),
+            ("--device", self.device.to_string()),
+            ("--precision", self.precision.to_string()),
+            ("--tile", self.tile.to_string()),
+            ("--overlap", self.overlap.to_string()),
+        ]
+        .into_iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect()
+    }
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct DeblurArgs {
+    /// Images, videos, folders of them
+    #[arg(required = true, value_name = "INPUT")]
+    pub inputs: Vec<PathBuf>,
+    /// File to write; a folder when there are several inputs
+    #[arg(short, long, value_name = "OUT")]
+    pub output: PathBuf,
+    /// 1 stays closest to the input, lower generates more detail (0..1)
+    #[arg(long, default_value = "0.7", value_parser = unit_interval)]
+    pub gamma: f64,
+    /// Mix of result and input; 0 is the input (0..1)
+    #[arg(long, default_value = "1", value_parser = unit_interval)]
+    pub strength: f64,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// Show input and result in one picture
+    #[arg(long, value_enum, default_value_t = Compare::Off)]
+    pub compare: Compare,
+    /// Video quality, lower is better: 0..50 for H.264 (default 18), 0..63 for VP9 (default 24)
+    #[arg(long, value_name = "Q", value_parser = clap::value_parser!(u32).range(0..=63))]
+    pub quality: Option<u32>,
+    /// Skip what has been written already
+    #[arg(long, conflicts_with = "force")]
+    pub resume: bool,
+    /// Replace existing outputs (never an input)
+    #[arg(short, long)]
+    pub force: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct EvalArgs {
+    /// Folder of blurry images, named like the sharp ones; without it the sharp images themselves go in
+    #[arg(long, value_name = "DIR")]
+    pub blurry: Option<PathBuf>,
+    /// Folder of sharp images
+    #[arg(long, value_name = "DIR")]
+    pub sharp: PathBuf,
+    /// Gamma to measure at; may be given several times [default: 0.7]
+    #[arg(long, value_parser = unit_interval)]
+    pub gamma: Vec<f64>,
+    /// Also give the means over the images with this in their name; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    pub group: Vec<String>,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// Write every figure to this file ("-": standard output, instead of the table)
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct BenchArgs {
+    /// Frame size; may be given several times [default: 640x360]
+    #[arg(long, value_name = "WxH")]
+    pub size: Vec<Size>,
+    /// Frames per measurement
+    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(8..))]
+    pub frames: u32,
+    /// Measurements of each kind, taken in turn; the medians are reported
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: u32,
+    #[arg(long, default_value = "0.7", value_parser = unit_interval)]
+    pub gamma: f64,
+    #[command(flatten)]
+    pub engine: EngineArgs,
+    /// Write every figure to this file ("-": standard output, instead of the table)
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// One measurement, in this process, as JSON: how `bench` runs itself
+    #[arg(long, value_enum, hide = true)]
+    pub only: Option<Measurement>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ModelsArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PrecisionArg {
+    Auto,
+    Fp32,
+    Bf16,
+    Fp16,
+}
+
+impl From<PrecisionArg> for Precision {
+    fn from(precision: PrecisionArg) -> Self {
+        match precision {
+            PrecisionArg::Auto => Self::Auto,
+            PrecisionArg::Fp32 => Self::Fp32,
+            PrecisionArg::Bf16 => Self::Bf16,
+            PrecisionArg::Fp16 => Self::Fp16,
+        }
+    }
+}
+
+impl fmt::Display for PrecisionArg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Fp32 => "fp32",
+            Self::Bf16 => "bf16",
+            Self::Fp16 => "fp16",
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Compare {
+    /// The result alone
+    Off,
+    /// Left half input, right half result
+    Split,
+    /// Input and result beside each other, twice as wide
+    SideBySide,
+}
+
+impl Compare {
+    /// The nick of the element's `compare` property.
+    pub fn nick(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Split => "split",
+            Self::SideBySide => "side-by-side",
+        }
+    }
+}
+
+/// What `bench` measures, each in a process of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Measurement {
+    /// The engine alone, fed from memory
+    Engine,
+    /// A GStreamer pipeline around the element
+    Pipeline,
+    /// The same, with gamma moved at every frame
+    MovingGamma,
+}
+
+impl Measurement {
+    pub const ALL: [Self; 3] = [Self::Engine, Self::Pipeline, Self::MovingGamma];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Engine => "engine",
+            Self::Pipeline => "pipeline",
+            Self::MovingGamma => "moving-gamma",
+        }
+    }
+}
+
+/// Width and height in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub width: usize,
+    pub height: usize,
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let side = |digits: &str| digits.parse().ok().filter(|side| (1..=16384).contains(side));
+        text.split_once('x')
+            .and_then(|(width, height)| Some(Self { width: side(width)?, height: side(height)? }))
+            .ok_or_else(|| "a size is WIDTHxHEIGHT with sides of 1 to 16384, such as 1280x720".to_owned())
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{}", self.width, self.height)
+    }
+}
+
+fn unit_interval(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|value| (0.0..=1.0).contains(value))
+        .ok_or_else(|| "must be a number from 0 to 1".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_and_unit_intervals_are_checked() {
+        assert_eq!("64x48".parse(), Ok(Size { width: 64, height: 48 }));
+        for wrong in ["64", "0x48", "64x", "64x48x3", "99999x10", "-1x5"] {
+            assert!(wrong.parse::<Size>().is_err(), "{wrong}");
+        }
+        assert_eq!(unit_interval("0.25"), Ok(0.25));
+        for wrong in ["-0.1", "1.01", "nan", "much"] {
+            assert!(unit_interval(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! Decoding a whole video into memory, for training.
+
+use std::path::Path;
+
+use anyhow::{Context, anyhow};
+use gst::prelude::*;
+use osdd::data::Image8;
+
+/// Every frame of the video, as 8-bit RGB.
+pub(crate) fn decode_frames(path: &Path) -> anyhow::Result<Vec<Image8>> {
+    gst::init()?;
+    let pipeline = gst::parse::launch(
+        "filesrc name=source ! decodebin ! videoconvert ! video/x-raw,format=RGB ! \
+         appsink name=sink sync=false max-buffers=8",
+    )?;
+    let pipeline = pipeline.downcast::<gst::Pipeline>().map_err(|_| anyhow!("not a pipeline"))?;
+    let source = pipeline.by_name("source").context("no source")?;
+    source.set_property("location", path.to_str().context("the path is not UTF-8")?);
+    let sink = pipeline.by_name("sink").and_downcast::<gst_app::AppSink>().context("no sink")?;
+    pipeline.set_state(gst::State::Playing)?;
+    let mut frames = Vec::new();
+    while let Ok(sample) = sink.pull_sample() {
+        frames.push(to_image(&sample)?);
+    }
+    let bus = pipeline.bus().context("a pipeline has a bus")?;
+    let error = bus.pop_filtered(&[gst::MessageType::Error]);
+    pipeline.set_state(gst::State::Null)?;
+    if let Some(gst::MessageView::Error(error)) = error.as_ref().map(|message| message.view()) {
+        return Err(anyhow!("{}", error.error()));
+    }
+    if frames.is_empty() {
+        return Err(anyhow!("it has no video frames"));
+    }
+    Ok(frames)
+}
+
+fn to_image(sample: &gst::Sample) -> anyhow::Result<Image8> {
+    let caps = sample.caps().context("a sample has caps")?;
+    let structure = caps.structure(0).context("caps have a structure")?;
+    let (width, height): (i32, i32) = (structure.get("width")?, structure.get("height")?);
+    let (width, height) = (width as usize, height as usize);
+    let map = sample.buffer().context("a sample has a buffer")?.map_readable()?;
+    // GStreamer pads RGB rows to a multiple of four bytes.
+    let stride = (width * 3).next_multiple_of(4);
+    let rows = map.chunks(stride).take(height);
+    let data: Vec<u8> = rows.flat_map(|row| row[..width * 3].iter().copied()).collect();
+    Ok(Image8::new(width, height, data)?)
+}

@@ -1,0 +1,61 @@
+//! One image through the engine.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Error, Result};
+use image::ImageFormat;
+use osdd::engine::{Engine, Output, SendError};
+use osdd::frame::Frame;
+
+use crate::args::Compare;
+use crate::compare;
+use crate::interrupt;
+use crate::output::PendingFile;
+use crate::picture;
+
+/// Where it went wrong: with this file, or with the engine that all files need.
+pub(crate) enum Step {
+    File(Error),
+    Engine(Error),
+}
+
+/// # Errors
+/// The input cannot be read, the output cannot be written, or the engine failed.
+pub(crate) fn deblur(engine: &Engine, input: &Path, output: &Path, format: ImageFormat, compare: Compare) -> Result<(), Step> {
+    interrupt::check().map_err(|stop| Step::Engine(stop.into()))?;
+    let (frame, origin) = picture::read(input).map_err(Step::File)?;
+    let result = run(engine, frame)
+        .with_context(|| format!("cannot deblur {}", input.display()))
+        .map_err(Step::Engine)?;
+    let frame = compare::compose(compare, &result.input, result.frame);
+    let file = PendingFile::create(output).map_err(Step::File)?;
+    origin
+        .write(frame, file.temporary(), format)
+        .with_context(|| format!("cannot write {}", output.display()))
+        .and_then(|()| file.commit())
+        .map_err(Step::File)
+}
+
+/// One frame through an idle engine.
+///
+/// # Errors
+/// The engine failed, or the user asked to stop.
+pub(crate) fn run(engine: &Engine, frame: Frame) -> Result<Output> {
+    match engine.send(frame) {
+        Ok(_) => {}
+        Err(SendError::Failed(_, error)) => return Err(error.into()),
+        Err(SendError::Full(_)) => anyhow::bail!("the engine still holds another frame"),
+    }
+    // Not the blocking receive(): a large image takes long on a CPU, and Ctrl-C must not wait for it.
+    loop {
+        if let Some(output) = engine.try_receive()? {
+            return Ok(output);
+        }
+        if let Err(stop) = interrupt::check() {
+            engine.flush();
+            return Err(stop.into());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}

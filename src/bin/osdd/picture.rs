@@ -1,0 +1,275 @@
+//! Image files to frames and back, with what a viewer needs to show the result like the original: depth, transparency,
+//! gray, colour profile, orientation.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use image::codecs::bmp::{BmpDecoder, BmpEncoder};
+use image::codecs::jpeg::{JpegDecoder, JpegEncoder};
+use image::codecs::png::{CompressionType, FilterType, PngDecoder, PngEncoder};
+use image::codecs::tiff::{TiffDecoder, TiffEncoder};
+use image::codecs::webp::{WebPDecoder, WebPEncoder};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageEncoder, ImageFormat, Limits};
+use osdd::frame::{Frame, PixelFormat};
+
+const JPEG_QUALITY: u8 = 95;
+/// A panorama of 300 megapixels with 16 bits fits; a decompression bomb does not.
+const MAX_DECODED_BYTES: u64 = 4 << 30;
+
+pub(crate) fn can_read(format: ImageFormat) -> bool {
+    use ImageFormat::{Bmp, Jpeg, Png, Tiff, WebP};
+    matches!(format, Png | Jpeg | WebP | Tiff | Bmp)
+}
+
+pub(crate) fn can_write(format: ImageFormat) -> bool {
+    can_read(format)
+}
+
+/// What an image file says besides its pixels.
+pub(crate) struct Origin {
+    gray: bool,
+    format: ImageFormat,
+    icc_profile: Option<Vec<u8>>,
+    exif: Option<Vec<u8>>,
+    orientation: Orientation,
+}
+
+/// # Errors
+/// The file cannot be read or decoded, or holds more than one still picture.
+pub(crate) fn read(path: &Path) -> Result<(Frame, Origin)> {
+    decode(path)
+        .and_then(|(image, origin)| Ok((to_frame(&image)?, origin)))
+        .with_context(|| format!("cannot read {}", path.display()))
+}
+
+impl Origin {
+    /// Encodes `frame` into `path`, whatever its extension, as `format`.
+    ///
+    /// # Errors
+    /// The format cannot hold the picture, or the file cannot be written.
+    pub fn write(self, frame: Frame, path: &Path, format: ImageFormat) -> Result<()> {
+        let alpha = matches!(frame.format, PixelFormat::Rgba8 | PixelFormat::Rgba16);
+        ensure!(!(alpha && format == ImageFormat::Jpeg), "JPEG holds no transparency; choose png, webp or tiff");
+        let mut image = adapt(from_frame(frame, self.gray)?, format);
+        let mut exif = self.exif;
+        // The same format can say again how the picture is to be turned; another might not, so the pixels turn.
+        let keeps_exif = matches!(format, ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP);
+        if !(keeps_exif && exif.is_some() && format == self.format) {
+            image.apply_orientation(self.orientation);
+            if let Some(exif) = &mut exif {
+                let _ = Orientation::remove_from_exif_chunk(exif);
+            }
+        }
+        let icc_profile = self.icc_profile.filter(|profile| profile_fits(profile, &image));
+        let mut file = BufWriter::new(File::create(path)?);
+        let writer = &mut file;
+        match format {
+            ImageFormat::Png => {
+                let encoder = PngEncoder::new_with_quality(writer, CompressionType::Default, FilterType::Adaptive);
+                encode(encoder, &image, icc_profile, exif)?;
+            }
+            ImageFormat::Jpeg => {
+                encode(JpegEncoder::new_with_quality(writer, JPEG_QUALITY), &image, icc_profile, exif)?;
+            }
+            ImageFormat::WebP => encode(WebPEncoder::new_lossless(writer), &image, icc_profile, exif)?,
+            ImageFormat::Tiff => encode(TiffEncoder::new(writer), &image, icc_profile, exif)?,
+            ImageFormat::Bmp => encode(BmpEncoder::new(writer), &image, icc_profile, exif)?,
+            other => bail!("{other:?} images cannot be written"),
+        }
+        file.flush()?;
+        Ok(())
+    }
+}
+
+/// The pixels of an image for measurements: colour only, 16 bits where the file has them.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn read_rgb(path: &Path) -> Result<DynamicImage> {
+    let (image, _) = decode(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(match image {
+        DynamicImage::ImageLuma16(_)
+        | DynamicImage::ImageLumaA16(_)
+        | DynamicImage::ImageRgb16(_)
+        | DynamicImage::ImageRgba16(_) => image.into_rgb16().into(),
+        image => image.into_rgb8().into(),
+    })
+}
+
+fn decode(path: &Path) -> Result<(DynamicImage, Origin)> {
+    let reader = image::ImageReader::open(path)?.with_guessed_format()?;
+    let format = reader.format().context("not an image that osdd knows")?;
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(MAX_DECODED_BYTES);
+    let file = reader.into_inner();
+    match format {
+        ImageFormat::Png => {
+            let decoder = PngDecoder::with_limits(file, limits.clone())?;
+            ensure!(!decoder.is_apng()?, "an animated PNG; make a video of it first");
+            finish(decoder, format, limits)
+        }
+        ImageFormat::WebP => {
+            let decoder = WebPDecoder::new(file)?;
+            ensure!(!decoder.has_animation(), "an animated WebP; make a video of it first");
+            finish(decoder, format, limits)
+        }
+        ImageFormat::Jpeg => finish(JpegDecoder::new(file)?, format, limits),
+        ImageFormat::Tiff => finish(TiffDecoder::new(file)?, format, limits),
+        ImageFormat::Bmp => finish(BmpDecoder::new(file)?, format, limits),
+        other => bail!("{other:?} images are not supported"),
+    }
+}
+
+fn finish(mut decoder: impl ImageDecoder, format: ImageFormat, limits: Limits) -> Result<(DynamicImage, Origin)> {
+    decoder.set_limits(limits)?;
+    let origin = Origin {
+        gray: !decoder.color_type().has_color(),
+        format,
+        icc_profile: decoder.icc_profile().unwrap_or_default(),
+        exif: decoder.exif_metadata().unwrap_or_default(),
+        orientation: decoder.orientation().unwrap_or(Orientation::NoTransforms),
+    };
+    Ok((DynamicImage::from_decoder(decoder)?, origin))
+}
+
+/// # Errors
+/// The pixels are floating-point numbers.
+pub(crate) fn to_frame(image: &DynamicImage) -> Result<Frame> {
+    let (format, image) = match image {
+        DynamicImage::ImageLuma8(_) | DynamicImage::ImageRgb8(_) => (PixelFormat::Rgb8, &image.to_rgb8().into()),
+        DynamicImage::ImageLumaA8(_) | DynamicImage::ImageRgba8(_) => (PixelFormat::Rgba8, &image.to_rgba8().into()),
+        DynamicImage::ImageLuma16(_) | DynamicImage::ImageRgb16(_) => (PixelFormat::Rgb16, &image.to_rgb16().into()),
+        DynamicImage::ImageLumaA16(_) | DynamicImage::ImageRgba16(_) => (PixelFormat::Rgba16, &image.to_rgba16().into()),
+        _ => bail!("the pixels are floating-point numbers; convert the image to 16 bits first"),
+    };
+    let image: &DynamicImage = image;
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    Ok(Frame::from_data(width, height, format, image.as_bytes().to_vec())?)
+}
+
+fn from_frame(frame: Frame, gray: bool) -> Result<DynamicImage> {
+    let (width, height) = (u32::try_from(frame.width)?, u32::try_from(frame.height)?);
+    let words = |data: Vec<u8>| data.chunks_exact(2).map(|two| u16::from_ne_bytes([two[0], two[1]])).collect::<Vec<_>>();
+    let image = match frame.format {
+        PixelFormat::Rgb8 => ImageBuffer::from_raw(width, height, frame.data).map(DynamicImage::ImageRgb8),
+        PixelFormat::Rgba8 => ImageBuffer::from_raw(width, height, frame.data).map(DynamicImage::ImageRgba8),
+        PixelFormat::Rgb16 => ImageBuffer::from_raw(width, height, words(frame.data)).map(DynamicImage::ImageRgb16),
+        PixelFormat::Rgba16 => ImageBuffer::from_raw(width, height, words(frame.data)).map(DynamicImage::ImageRgba16),
+    }
+    .context("the engine gave a frame of the wrong size")?;
+    Ok(match frame.format {
+        _ if !gray => image,
+        PixelFormat::Rgb8 => image.into_luma8().into(),
+        PixelFormat::Rgba8 => image.into_luma_alpha8().into(),
+        PixelFormat::Rgb16 => image.into_luma16().into(),
+        PixelFormat::Rgba16 => image.into_luma_alpha16().into(),
+    })
+}
+
+/// The nearest that the output format holds.
+fn adapt(image: DynamicImage, format: ImageFormat) -> DynamicImage {
+    let image = match format {
+        ImageFormat::Png | ImageFormat::Tiff => image,
+        _ => match image {
+            DynamicImage::ImageLuma16(_) => image.into_luma8().into(),
+            DynamicImage::ImageLumaA16(_) => image.into_luma_alpha8().into(),
+            DynamicImage::ImageRgb16(_) => image.into_rgb8().into(),
+            DynamicImage::ImageRgba16(_) => image.into_rgba8().into(),
+            image => image,
+        },
+    };
+    match image {
+        // The TIFF encoder knows no gray with alpha.
+        DynamicImage::ImageLumaA8(_) if format == ImageFormat::Tiff => image.into_rgba8().into(),
+        DynamicImage::ImageLumaA16(_) if format == ImageFormat::Tiff => image.into_rgba16().into(),
+        image => image,
+    }
+}
+
+/// A CMYK photo has become RGB by now; its profile would spoil it.
+fn profile_fits(profile: &[u8], image: &DynamicImage) -> bool {
+    let space: &[u8] = if image.color().has_color() { b"RGB " } else { b"GRAY" };
+    profile.get(16..20) == Some(space)
+}
+
+fn encode(mut encoder: impl ImageEncoder, image: &DynamicImage, icc: Option<Vec<u8>>, exif: Option<Vec<u8>>) -> Result<()> {
+    // BMP holds neither, TIFF only the profile: those formats say so here and lose nothing that a viewer needs.
+    if let Some(icc) = icc {
+        let _ = encoder.set_icc_profile(icc);
+    }
+    if let Some(exif) = exif {
+        let _ = encoder.set_exif_metadata(exif);
+    }
+    encoder.write_image(image.as_bytes(), image.width(), image.height(), image.color().into())?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ramp(width: u32, height: u32) -> DynamicImage {
+        ImageBuffer::from_fn(width, height, |x, y| image::Rgb([(x * 9) as u8, (y * 9) as u8, 77])).into()
+    }
+
+    #[test]
+    fn every_layout_survives_a_frame() {
+        let rgb = ramp(5, 3);
+        for image in [
+            DynamicImage::from(rgb.to_luma8()),
+            rgb.to_luma_alpha8().into(),
+            rgb.to_rgb8().into(),
+            rgb.to_rgba8().into(),
+            rgb.to_luma16().into(),
+            rgb.to_luma_alpha16().into(),
+            rgb.to_rgb16().into(),
+            rgb.to_rgba16().into(),
+        ] {
+            let back = from_frame(to_frame(&image).unwrap(), !image.color().has_color()).unwrap();
+            assert_eq!(back, image);
+        }
+    }
+
+    /// A little-endian TIFF header with one entry, Orientation.
+    fn exif(orientation: u16) -> Vec<u8> {
+        let mut chunk = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0".to_vec();
+        chunk.extend(orientation.to_le_bytes());
+        chunk.extend([0; 6]);
+        chunk
+    }
+
+    #[test]
+    fn orientation_is_kept_by_the_same_format_and_applied_by_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = folder.path().join("source.png");
+        let encoder = PngEncoder::new(File::create(&source).unwrap());
+        encode(encoder, &ramp(8, 4), None, Some(exif(6))).unwrap();
+
+        let same = folder.path().join("same");
+        let convert = |to: &Path, format| {
+            let (frame, origin) = read(&source).unwrap();
+            origin.write(frame, to, format).unwrap();
+            let (frame, origin) = read(to).unwrap();
+            (frame.width, origin.orientation)
+        };
+        assert_eq!(convert(&same, ImageFormat::Png), (8, Orientation::Rotate90));
+
+        for format in [ImageFormat::Jpeg, ImageFormat::WebP, ImageFormat::Tiff, ImageFormat::Bmp] {
+            let other = folder.path().join("other");
+            assert_eq!(convert(&other, format), (4, Orientation::NoTransforms), "{format:?}");
+        }
+    }
+
+    #[test]
+    fn a_colour_profile_is_kept_where_it_fits() {
+        let mut profile = vec![0; 128];
+        profile[16..20].copy_from_slice(b"RGB ");
+        assert!(profile_fits(&profile, &ramp(2, 2)));
+        assert!(!profile_fits(&profile, &ramp(2, 2).to_luma8().into()));
+        profile[16..20].copy_from_slice(b"CMYK");
+        assert!(!profile_fits(&profile, &ramp(2, 2)));
+    }
+}

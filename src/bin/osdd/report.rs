@@ -1,0 +1,68 @@
+//! What a person reads on standard error and standard output, apart from progress bars.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context;
+use serde::Serialize;
+
+use crate::output::PendingFile;
+
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn set_quiet(quiet: bool) {
+    QUIET.store(quiet, Ordering::Relaxed);
+}
+
+pub(crate) fn quiet() -> bool {
+    QUIET.load(Ordering::Relaxed)
+}
+
+/// The error and its causes on one line, whatever line breaks a library put into them.
+pub(crate) fn one_line(error: &anyhow::Error) -> String {
+    format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+pub(crate) fn error(error: &anyhow::Error) {
+    eprintln!("error: {}", one_line(error));
+}
+
+/// Something is not as the user may expect, and the work goes on.
+pub(crate) fn warning(text: impl std::fmt::Display) {
+    eprintln!("warning: {text}");
+}
+
+/// Worth knowing, silenced by `--quiet`.
+pub(crate) fn note(text: impl std::fmt::Display) {
+    if !quiet() {
+        eprintln!("{text}");
+    }
+}
+
+/// Writes `text` to standard output; a reader that has seen enough (`| head`) is no error.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("cannot write to standard output"),
+        _ => Ok(()),
+    }
+}
+
+/// Pretty-printed JSON to a file, or to standard output for "-".
+///
+/// # Errors
+/// The file cannot be written.
+pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
+    let mut text = serde_json::to_string_pretty(value)?;
+    text.push('\n');
+    if path == Path::new("-") {
+        return print(&text);
+    }
+    let file = PendingFile::create(path)?;
+    std::fs::write(file.temporary(), text).with_context(|| format!("cannot write {}", path.display()))?;
+    file.commit()
+}

@@ -1,0 +1,43 @@
+//! `osdd deblur` for video files: what is in the file ([`probe`]), what becomes of each stream ([`streams`]), the
+//! GStreamer pipeline that does it ([`pipeline`]) and its run to the end ([`run`]).
+
+mod bus;
+mod container;
+pub(crate) mod element;
+mod pipeline;
+mod probe;
+mod run;
+mod streams;
+mod subtitles;
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+pub(crate) use bus::Messages;
+pub(crate) use container::Container;
+
+use crate::args::DeblurArgs;
+use crate::output::PendingFile;
+use crate::report;
+
+/// Deblurs the video stream of `input` into `output`; every other stream comes along where the container takes it.
+///
+/// # Errors
+/// The input is no video, GStreamer lacks something, or the user asked to stop.
+pub(crate) fn deblur(input: &Path, output: &Path, container: Container, args: &DeblurArgs) -> Result<()> {
+    element::load()?;
+    let probe = probe::probe(input).with_context(|| format!("cannot read {}", input.display()))?;
+    let plan = streams::Plan::new(&probe, container).with_context(|| format!("cannot deblur {}", input.display()))?;
+    for note in &plan.notes {
+        report::warning(format_args!("{}: {note}", input.display()));
+    }
+    let file = PendingFile::create(output)?;
+    let pipeline = pipeline::build(input, file.temporary(), container, &plan, args)?;
+    let label = input.file_name().unwrap_or(input.as_os_str()).to_string_lossy().into_owned();
+    let outcome = run::to_the_end(&pipeline, label, probe.duration)
+        .with_context(|| format!("cannot deblur {}", input.display()))?;
+    file.commit()?;
+    report::note(format_args!("{}: {} frames, {:.2} frames/s", output.display(), outcome.frames, outcome.rate));
+    Ok(())
+}

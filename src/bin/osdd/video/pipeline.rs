@@ -1,0 +1,216 @@
+//! The pipeline of a video file:
+//!
+//! ```text
+//! filesrc ! parsebin ! decodebin ! videoconvert ! osdddeblur ! videoconvert ! encoder ! muxer ! filesink
+//!                    ! (every other stream) ............................................ !
+//! ```
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use gst::prelude::*;
+
+use super::container::Container;
+use super::streams::{Action, Branch, Plan};
+use super::{element, probe, subtitles};
+use crate::args::DeblurArgs;
+
+/// The elements that a run looks at while it lasts.
+pub(crate) struct Pipeline {
+    pub pipeline: gst::Pipeline,
+    /// Takes what the decoder gives.
+    pub decoded: gst::Pad,
+    /// Gives deblurred frames.
+    pub deblurred: gst::Pad,
+    /// Takes what is encoded.
+    pub encoded: gst::Pad,
+}
+
+/// # Errors
+/// An element is missing, or the muxer does not take what the plan says.
+pub(crate) fn build(input: &Path, output: &Path, container: Container, plan: &Plan, args: &DeblurArgs) -> Result<Pipeline> {
+    let pipeline = gst::Pipeline::new();
+    let source = element::make("filesrc")?;
+    source.set_property("location", input);
+    let parse = element::make("parsebin")?;
+    let muxer = element::make(container.muxer())?;
+    let sink = element::make("filesink")?;
+    sink.set_property("location", output);
+    pipeline.add_many([&source, &parse, &muxer, &sink])?;
+    source.link(&parse)?;
+    muxer.link(&sink)?;
+
+    let mut entries = Vec::new();
+    let mut probes = None;
+    for branch in &plan.branches {
+        let builder = BranchBuilder { pipeline: &pipeline, muxer: &muxer, branch };
+        let entry = match branch.action {
+            Action::Deblur => {
+                let (entry, pads) = builder.deblur(container, plan.upright, args)?;
+                probes = Some(pads);
+                entry
+            }
+            Action::Copy => builder.copy()?,
+            Action::CopyText => builder.copy_text(container)?,
+            Action::Encode(encoder) => builder.encode(encoder)?,
+        };
+        entries.push((branch.stream_id.clone(), entry));
+    }
+    let [decoded, deblurred, encoded] = probes.context("it has no video stream")?;
+
+    parse.connect_pad_added(move |_, pad| {
+        let id = pad.stream_id();
+        let entry = entries.iter().find(|(wanted, entry)| Some(wanted.as_str()) == id.as_deref() && !entry.is_linked());
+        // A link that fails shows as an error of the stream, on the bus.
+        let linked = entry.is_some_and(|(_, entry)| pad.link(entry).is_ok());
+        if !linked {
+            probe::discard(pad);
+        }
+    });
+    Ok(Pipeline { pipeline, decoded, deblurred, encoded })
+}
+
+struct BranchBuilder<'a> {
+    pipeline: &'a gst::Pipeline,
+    muxer: &'a gst::Element,
+    branch: &'a Branch,
+}
+
+impl BranchBuilder<'_> {
+    /// The entry; and the decoder's, the model's and the encoder's pads, for [`Pipeline`].
+    fn deblur(&self, container: Container, upright: bool, args: &DeblurArgs) -> Result<(gst::Pad, [gst::Pad; 3])> {
+        let entry = element::make("queue")?;
+        let decode = element::make("decodebin")?;
+        self.pipeline.add_many([&entry, &decode])?;
+        entry.link(&decode)?;
+
+        let before = element::make("videoconvert")?;
+        let deblur = deblur_element(args)?;
+        let after = element::make("videoconvert")?;
+        let encoder = container.video_encoder(args.quality)?;
+        let mut chain = vec![before.clone()];
+        if upright {
+            let flip = element::make("videoflip")?;
+            flip.set_property_from_str("video-direction", "auto");
+            chain.push(flip);
+        }
+        chain.extend([deblur.clone(), after, encoder.clone()]);
+        if container != Container::WebM {
+            chain.push(element::make("h264parse")?);
+        }
+        chain.push(unbounded_queue()?);
+        self.chain(&chain)?;
+
+        let decoded = static_pad(&before, "sink")?;
+        let target = decoded.clone();
+        decode.connect_pad_added(move |_, pad| {
+            if target.is_linked() || pad.link(&target).is_err() {
+                probe::discard(pad);
+            }
+        });
+        let pads = [decoded, static_pad(&deblur, "src")?, static_pad(&encoder, "sink")?];
+        Ok((static_pad(&entry, "sink")?, pads))
+    }
+
+    fn copy(&self) -> Result<gst::Pad> {
+        let mut chain = vec![unbounded_queue()?];
+        // `parsebin` has parsed the stream, in the shape that its file has; the muxer may want another.
+        let structure = self.branch.caps.structure(0).context("a stream without a format")?;
+        match (structure.name().as_str(), structure.get::<i32>("mpegversion")) {
+            ("audio/mpeg", Ok(2 | 4)) => chain.push(element::make("aacparse")?),
+            ("audio/x-raw", _) => chain.push(element::make("audioconvert")?),
+            ("video/x-h264", _) => chain.push(element::make("h264parse")?),
+            ("video/x-h265", _) => chain.push(element::make("h265parse")?),
+            _ => {}
+        }
+        self.chain(&chain)
+    }
+
+    fn copy_text(&self, container: Container) -> Result<gst::Pad> {
+        let rename = element::make("capssetter")?;
+        rename.set_property("join", false);
+        rename.set_property("replace", true);
+        rename.set_property("caps", gst::Caps::builder("text/x-raw").field("format", "utf8").build());
+        let entry = self.chain(&[unbounded_queue()?, rename])?;
+        // Matroska stores SubRip, which knows a few tags; elsewhere they would be read out as they are.
+        let keep_tags = container == Container::Matroska;
+        entry.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+            if let Some(buffer) = info.buffer_mut()
+                && let Some(plain) = plain_text(buffer, keep_tags)
+            {
+                *buffer = plain;
+            }
+            gst::PadProbeReturn::Ok
+        });
+        Ok(entry)
+    }
+
+    fn encode(&self, encoder: &str) -> Result<gst::Pad> {
+        let entry = unbounded_queue()?;
+        let decode = element::make("decodebin")?;
+        self.pipeline.add_many([&entry, &decode])?;
+        entry.link(&decode)?;
+        let encoder = element::make(encoder)?;
+        if encoder.find_property("bitrate").is_some_and(|property| property.value_type() == i32::static_type()) {
+            // The AAC and Opus elements start at what suits speech, in bit/s.
+            encoder.set_property("bitrate", 192_000_i32);
+        }
+        let target =
+            self.chain(&[element::make("audioconvert")?, element::make("audioresample")?, encoder, unbounded_queue()?])?;
+        decode.connect_pad_added(move |_, pad| {
+            if target.is_linked() || pad.link(&target).is_err() {
+                probe::discard(pad);
+            }
+        });
+        static_pad(&entry, "sink")
+    }
+
+    /// Adds and links `elements` and the muxer behind them; gives the first one's sink pad.
+    fn chain(&self, elements: &[gst::Element]) -> Result<gst::Pad> {
+        self.pipeline.add_many(elements)?;
+        gst::Element::link_many(elements)?;
+        let (first, last) = elements.first().zip(elements.last()).context("an empty chain")?;
+        let pad = self
+            .muxer
+            .request_pad(&self.branch.template, None, None)
+            .with_context(|| format!("{} takes no further stream", self.muxer.name()))?;
+        static_pad(last, "src")?.link(&pad).with_context(|| format!("{} refuses a stream", self.muxer.name()))?;
+        static_pad(first, "sink")
+    }
+}
+
+fn deblur_element(args: &DeblurArgs) -> Result<gst::Element> {
+    let deblur = element::make(element::NAME)?;
+    element::configure(&deblur, &args.engine);
+    deblur.set_property("gamma", args.gamma);
+    deblur.set_property("strength", args.strength);
+    deblur.set_property_from_str("compare", args.compare.nick());
+    Ok(deblur)
+}
+
+/// Holds what the slowest stream is behind the others by: a bounded one would stop the whole file when its streams are
+/// not interleaved. What it holds is encoded, so it is small.
+fn unbounded_queue() -> Result<gst::Element> {
+    let queue = element::make("queue")?;
+    queue.set_property("max-size-buffers", 0_u32);
+    queue.set_property("max-size-bytes", 0_u32);
+    queue.set_property("max-size-time", 0_u64);
+    Ok(queue)
+}
+
+fn static_pad(element: &gst::Element, name: &str) -> Result<gst::Pad> {
+    element.static_pad(name).with_context(|| format!("{} has no pad {name}", element.name()))
+}
+
+/// `None` where the text is as it should be.
+fn plain_text(buffer: &gst::Buffer, keep_tags: bool) -> Option<gst::Buffer> {
+    let map = buffer.map_readable().ok()?;
+    let markup = std::str::from_utf8(&map).ok()?;
+    let text = subtitles::to_text(markup, keep_tags);
+    if text == markup {
+        return None;
+    }
+    let mut plain = gst::Buffer::from_mut_slice(text.into_bytes());
+    buffer.copy_into(plain.get_mut()?, gst::BufferCopyFlags::FLAGS | gst::BufferCopyFlags::TIMESTAMPS | gst::BufferCopyFlags::META, ..).ok()?;
+    Some(plain)
+}

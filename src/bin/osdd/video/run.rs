@@ -1,0 +1,101 @@
+//! Runs a pipeline to its end, with progress, and tells what was done to the frames on the way.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Context, Result, ensure};
+use gst::prelude::*;
+
+use super::bus::Messages;
+use super::pipeline::Pipeline;
+use crate::progress::Progress;
+use crate::{interrupt, report};
+
+pub(crate) struct Outcome {
+    pub frames: u64,
+    /// Frames per second.
+    pub rate: f64,
+}
+
+#[derive(Default)]
+struct Counters {
+    decoded: AtomicU64,
+    deblurred: AtomicU64,
+}
+
+/// # Errors
+/// The pipeline failed, gave no frame, or the user asked to stop.
+pub(crate) fn to_the_end(pipeline: &Pipeline, label: String, duration: Option<gst::ClockTime>) -> Result<Outcome> {
+    let counters = count(pipeline);
+    let mut progress = Progress::new(label, "frames", duration.map(gst::ClockTime::nseconds));
+    let result = play(pipeline, &counters, &mut progress);
+    let state = pipeline.pipeline.set_state(gst::State::Null);
+    result?;
+    state.context("cannot stop the pipeline")?;
+    let [decoded, frames] = [&counters.decoded, &counters.deblurred].map(|counter| counter.load(Ordering::Relaxed));
+    ensure!(frames > 0, "it has no video frames");
+    if frames != decoded {
+        progress.line(|| report::warning(format_args!("{decoded} frames were decoded and {frames} written")));
+    }
+    Ok(Outcome { frames, rate: progress.finish(frames) })
+}
+
+fn play(pipeline: &Pipeline, counters: &Counters, progress: &mut Progress) -> Result<()> {
+    let bus = pipeline.pipeline.bus().context("the pipeline has no bus")?;
+    let mut messages = Messages::default();
+    let mut formats_told = false;
+    // What cannot start posts an error with the reason.
+    let _ = pipeline.pipeline.set_state(gst::State::Playing);
+    loop {
+        interrupt::check()?;
+        let frames = counters.deblurred.load(Ordering::Relaxed);
+        let position = pipeline.decoded.peer_query_position::<gst::ClockTime>();
+        progress.update(position.map_or(0, gst::ClockTime::nseconds), frames);
+        if frames > 0 && !formats_told {
+            formats_told = true;
+            progress.line(|| tell_formats(pipeline));
+        }
+        let Some(message) = bus.timed_pop(gst::ClockTime::from_mseconds(100)) else { continue };
+        match message.view() {
+            gst::MessageView::Eos(_) => return Ok(()),
+            gst::MessageView::Error(message) => return Err(messages.error(message)),
+            gst::MessageView::Element(message) => messages.note_missing(message),
+            gst::MessageView::Latency(_) => {
+                let _ = pipeline.pipeline.recalculate_latency();
+            }
+            _ => {}
+        }
+    }
+}
+
+fn count(pipeline: &Pipeline) -> Arc<Counters> {
+    let counters = Arc::new(Counters::default());
+    let decoded = Arc::clone(&counters);
+    pipeline.decoded.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+        decoded.decoded.fetch_add(1, Ordering::Relaxed);
+        gst::PadProbeReturn::Ok
+    });
+    let deblurred = Arc::clone(&counters);
+    pipeline.deblurred.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+        deblurred.deblurred.fetch_add(1, Ordering::Relaxed);
+        gst::PadProbeReturn::Ok
+    });
+    counters
+}
+
+/// What an encoder does not take has to be converted, and that is worth a word.
+fn tell_formats(pipeline: &Pipeline) {
+    let caps = [&pipeline.decoded, &pipeline.encoded].map(|pad| pad.current_caps());
+    let [Some(decoded), Some(encoded)] = &caps else { return };
+    let field = |caps: &gst::Caps, name: &str| caps.structure(0).and_then(|video| video.get::<String>(name).ok());
+    if let (Some(from), Some(to)) = (field(decoded, "format"), field(encoded, "format")) {
+        // These hold the same samples in another order.
+        let planar = |format: &str| matches!(format, "I420" | "YV12" | "NV12" | "NV21");
+        if from != to && !(planar(&from) && planar(&to)) {
+            report::note(format_args!("{from} frames are encoded as {to}"));
+        }
+    }
+    if field(decoded, "interlace-mode").is_some_and(|mode| mode != "progressive") {
+        report::warning("the video is interlaced; deinterlace it first for a good result");
+    }
+}

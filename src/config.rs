@@ -1,0 +1,189 @@
+//! A model's configuration: `models/<preset>/config.json`.
+//!
+//! One architecture serves every preset. Fields that depart from the paper say so; `sd21` leaves them off.
+
+use serde::{Deserialize, Serialize};
+
+use crate::nn::NormKind;
+use crate::{Error, Result};
+
+/// Everything that shapes a model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    pub name: String,
+    pub vae: VaeConfig,
+    pub unet: UnetConfig,
+    pub prompt: PromptConfig,
+    pub scheduler: SchedulerConfig,
+    pub lora: LoraConfig,
+    /// Dtype of the tensors in the weight files.
+    pub weights_dtype: WeightsDtype,
+}
+
+/// The enhanced VAE: an autoencoder with encoder-to-decoder skips.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VaeConfig {
+    pub latent_channels: i64,
+    pub block_out_channels: Vec<i64>,
+    pub layers_per_block: usize,
+    /// Blocks per level of the decoder; diffusers has one more than in the encoder.
+    pub decoder_layers_per_block: usize,
+    pub norm: NormKind,
+    /// The two residual blocks in the middle of encoder and decoder.
+    pub mid_block: bool,
+    /// Self-attention in the middle, which sees the whole image.
+    pub mid_attention: bool,
+    /// 3x3 convolutions in each skip block; 0 for a plain VAE without skips.
+    pub skip_layers: usize,
+    pub scaling_factor: f64,
+    /// Departure: pixels are folded into channels by this factor before the first convolution (1 = off).
+    pub patch_size: i64,
+    /// Departure: the decoder's output is added to the input image.
+    pub residual_output: bool,
+}
+
+/// The noise predictor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnetConfig {
+    pub block_out_channels: Vec<i64>,
+    /// Per level: whether its blocks attend (`CrossAttnDownBlock2D` against `DownBlock2D`).
+    pub cross_attention: Vec<bool>,
+    pub layers_per_block: usize,
+    /// Attention heads per level; the last also serves the mid block.
+    pub num_attention_heads: Vec<i64>,
+    pub cross_attention_dim: i64,
+    pub norm: NormKind,
+    /// Width of the time embedding; diffusers has four times the first level's width.
+    pub time_embed_dim: i64,
+    /// Inner width of the feed-forward layers, in multiples of the level's width (diffusers: 4).
+    pub ff_mult: i64,
+    /// Self-attention, which sees the whole image; off is a departure that bounds the receptive field.
+    pub self_attention: bool,
+}
+
+/// The learned prompt, `[1, tokens, cross_attention_dim]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PromptConfig {
+    pub tokens: i64,
+}
+
+/// The noise schedule and the one fixed timestep.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SchedulerConfig {
+    pub num_train_timesteps: usize,
+    pub beta_start: f64,
+    pub beta_end: f64,
+    pub timestep: usize,
+}
+
+/// The dual adapter.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoraConfig {
+    pub rank: i64,
+    /// Adapters are scaled by `alpha / rank`.
+    pub alpha: f64,
+    /// Parts of the model with adapters, such as `unet`.
+    pub scopes: Vec<String>,
+    /// Modules with adapters, by the end of their name, such as `to_q` or `ff.net.2`.
+    pub targets: Vec<String>,
+}
+
+/// Dtype of stored tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WeightsDtype {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl ModelConfig {
+    /// Reads and checks a configuration; `file` names it in errors.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for bad JSON, unknown fields, or values no model can have.
+    pub fn from_json(json: &str, file: &str) -> Result<Self> {
+        let fail = |reason: String| Error::Config {
+            file: file.into(),
+            reason,
+        };
+        let config: ModelConfig = serde_json::from_str(json).map_err(|e| fail(e.to_string()))?;
+        config.check().map_err(fail)?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let (vae, unet) = (&self.vae, &self.unet);
+        let levels = unet.block_out_channels.len();
+        if vae.block_out_channels.is_empty() || levels == 0 {
+            return Err("block_out_channels is empty".into());
+        }
+        if unet.cross_attention.len() != levels || unet.num_attention_heads.len() != levels {
+            return Err(format!(
+                "cross_attention and num_attention_heads need {levels} entries, one a level"
+            ));
+        }
+        let positive = [
+            ("vae.latent_channels", vae.latent_channels),
+            ("vae.layers_per_block", vae.layers_per_block as i64),
+            ("vae.decoder_layers_per_block", vae.decoder_layers_per_block as i64),
+            ("vae.patch_size", vae.patch_size),
+            ("unet.layers_per_block", unet.layers_per_block as i64),
+            ("unet.cross_attention_dim", unet.cross_attention_dim),
+            ("unet.time_embed_dim", unet.time_embed_dim),
+            ("unet.ff_mult", unet.ff_mult),
+            ("prompt.tokens", self.prompt.tokens),
+            ("lora.rank", self.lora.rank),
+        ];
+        if let Some((name, value)) = positive.iter().find(|(_, value)| *value < 1) {
+            return Err(format!("{name} = {value}, must be at least 1"));
+        }
+        let widths = vae.block_out_channels.iter().chain(&unet.block_out_channels);
+        if let Some(width) = widths.clone().find(|width| **width < 1) {
+            return Err(format!("a width of {width} in block_out_channels"));
+        }
+        for (norm, widths) in [(vae.norm, &vae.block_out_channels), (unet.norm, &unet.block_out_channels)] {
+            if let NormKind::Group { num_groups } = norm
+                && let Some(width) = widths.iter().find(|w| num_groups < 1 || **w % num_groups != 0)
+            {
+                return Err(format!("width {width} is not a multiple of num_groups {num_groups}"));
+            }
+        }
+        for (width, heads) in unet.block_out_channels.iter().zip(&unet.num_attention_heads) {
+            if *heads < 1 || width % heads != 0 {
+                return Err(format!("width {width} is not a multiple of {heads} attention heads"));
+            }
+        }
+        if unet.block_out_channels[0] % 2 != 0 {
+            return Err("the first UNet width must be even, for the time embedding".into());
+        }
+        if !(vae.scaling_factor > 0.0 && vae.scaling_factor.is_finite()) {
+            return Err(format!("vae.scaling_factor = {}, must be above 0", vae.scaling_factor));
+        }
+        let s = &self.scheduler;
+        let betas = s.beta_start > 0.0 && s.beta_end >= s.beta_start && s.beta_end < 1.0;
+        if !betas || s.timestep >= s.num_train_timesteps {
+            return Err(format!(
+                "scheduler: betas {}..{} must lie in (0, 1) and timestep {} below {}",
+                s.beta_start, s.beta_end, s.timestep, s.num_train_timesteps
+            ));
+        }
+        Ok(())
+    }
+
+    /// Pixels per latent pixel along each side (8 for Stable Diffusion).
+    pub fn latent_factor(&self) -> usize {
+        (self.vae.patch_size as usize) << (self.vae.block_out_channels.len() - 1)
+    }
+
+    /// Height and width of an image must be multiples of this many pixels.
+    pub fn size_multiple(&self) -> usize {
+        self.latent_factor() << (self.unet.block_out_channels.len() - 1)
+    }
+}

@@ -1,0 +1,361 @@
+//! What a training run is fed with: the kinds of samples, how often, and how strong the blur is.
+
+use serde::{Deserialize, Serialize};
+
+use super::clip::Clip;
+use super::error::DataError;
+use super::image::Image8;
+use super::pairs::Pair;
+use super::transfer::Response;
+
+/// How the blurry image of a sample is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SampleKind {
+    /// A sharp image convolved along a random trajectory.
+    Trajectory,
+    /// Frames of a high-frame-rate clip, averaged.
+    Clip,
+    /// A real pair.
+    Pair,
+    /// The sharp image itself: what is sharp must stay as it is.
+    Sharp,
+    /// A trajectory of a few pixels: what is nearly sharp needs little.
+    Light,
+}
+
+impl SampleKind {
+    /// Every kind, in the order of their weights.
+    pub const ALL: [Self; 5] = [Self::Trajectory, Self::Clip, Self::Pair, Self::Sharp, Self::Light];
+}
+
+/// Relative frequencies of the kinds. A kind without a source counts as zero; the rest need not sum to one.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MixWeights {
+    /// Weight of [`SampleKind::Trajectory`].
+    pub trajectory: f64,
+    /// Weight of [`SampleKind::Clip`].
+    pub clip: f64,
+    /// Weight of [`SampleKind::Pair`].
+    pub pair: f64,
+    /// Weight of [`SampleKind::Sharp`].
+    pub sharp: f64,
+    /// Weight of [`SampleKind::Light`].
+    pub light: f64,
+}
+
+impl Default for MixWeights {
+    fn default() -> Self {
+        Self {
+            trajectory: 0.4,
+            clip: 0.35,
+            pair: 0.1,
+            sharp: 0.05,
+            light: 0.1,
+        }
+    }
+}
+
+/// Distribution of the extent of trajectories.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExtentDistribution {
+    /// Every extent in px equally likely.
+    #[default]
+    Uniform,
+    /// Every octave equally likely: more weak blur.
+    LogUniform,
+}
+
+/// Settings of the sampler. Ranges are `[low, high]`, both included.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MixConfig {
+    /// Seed of the run. Sample `index` is a function of the sources, these settings and `index` alone.
+    pub seed: u64,
+    /// Side of the square crops in px.
+    pub crop_size: usize,
+    /// Frequencies of the kinds.
+    pub weights: MixWeights,
+    /// Extent of trajectories in px.
+    pub extent_px: [f64; 2],
+    /// Extent of the trajectories of [`SampleKind::Light`] in px, always uniform.
+    pub light_extent_px: [f64; 2],
+    /// How extents are drawn from `extent_px`.
+    pub extent_distribution: ExtentDistribution,
+    /// Share of trajectories that are nearly straight pans instead of camera shake.
+    pub pan_share: f64,
+    /// Frames of a clip that are averaged; an even draw is rounded up to odd.
+    pub clip_frames: [usize; 2],
+    /// Step between averaged frames of a clip.
+    pub clip_stride: [usize; 2],
+    /// Share of clip frames among the sharp images that trajectories blur, when there are photographs too.
+    pub clip_frame_share: f64,
+    /// Scale at which a source is read: below 1 it is shrunk, which makes it sharper and its detail finer.
+    pub scale: [f64; 2],
+    /// Share of samples that are read at a scale from `scale`; the others are read as they are.
+    pub scale_share: f64,
+    /// Largest standard deviation of the noise in 8-bit levels, drawn uniformly from 0. Real pairs have their
+    /// own noise and get none.
+    pub noise_levels: f64,
+    /// Share of trajectory samples whose highlights are restored above full scale before blurring, then
+    /// clipped.
+    pub saturation_share: f64,
+    /// Brightness that full scale stands for in those, linear.
+    pub saturation_gain: [f64; 2],
+    /// Random mirroring and transposition.
+    pub flip: bool,
+    /// Crops drawn at most, of which the one with most detail is kept; how many is drawn for each sample.
+    pub crop_candidates: usize,
+    /// Response curve of the sources.
+    pub response: Response,
+}
+
+impl Default for MixConfig {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            crop_size: 160,
+            weights: MixWeights::default(),
+            extent_px: [3.0, 30.0],
+            light_extent_px: [0.5, 3.0],
+            extent_distribution: ExtentDistribution::Uniform,
+            pan_share: 0.3,
+            clip_frames: [7, 13],
+            clip_stride: [1, 1],
+            clip_frame_share: 0.1,
+            scale: [0.5, 1.0],
+            scale_share: 0.5,
+            noise_levels: 3.0,
+            saturation_share: 0.1,
+            saturation_gain: [1.5, 8.0],
+            flip: true,
+            crop_candidates: 3,
+            response: Response::Srgb,
+        }
+    }
+}
+
+impl MixConfig {
+    /// Checks every field against its legal range.
+    ///
+    /// # Errors
+    /// [`DataError::Setting`] with the field, its value and the legal range.
+    pub fn validate(&self) -> Result<(), DataError> {
+        let check = |legal_value: bool, field, value: &dyn std::fmt::Debug, legal| {
+            if legal_value {
+                Ok(())
+            } else {
+                Err(DataError::Setting {
+                    field,
+                    value: format!("{value:?}"),
+                    legal,
+                })
+            }
+        };
+        let within =
+            |[low, high]: [f64; 2], least: f64, most: f64| least <= low && low <= high && high <= most;
+        check(
+            (8..=4096).contains(&self.crop_size),
+            "crop_size",
+            &self.crop_size,
+            "8 to 4096 px",
+        )?;
+        let legal_weights = SampleKind::ALL
+            .iter()
+            .all(|kind| (0.0..=1e6).contains(&self.weight(*kind)));
+        check(legal_weights, "weights", &self.weights, "each 0 to 1e6")?;
+        let extent = "low <= high, each 0.1 to 200 px";
+        check(
+            within(self.extent_px, 0.1, 200.0),
+            "extent_px",
+            &self.extent_px,
+            extent,
+        )?;
+        check(
+            within(self.light_extent_px, 0.1, 200.0),
+            "light_extent_px",
+            &self.light_extent_px,
+            extent,
+        )?;
+        let counts = |[low, high]: [usize; 2]| 1 <= low && low <= high && high <= 1000;
+        check(
+            counts(self.clip_frames),
+            "clip_frames",
+            &self.clip_frames,
+            "low <= high, each 1 to 1000",
+        )?;
+        check(
+            counts(self.clip_stride),
+            "clip_stride",
+            &self.clip_stride,
+            "low <= high, each 1 to 1000",
+        )?;
+        check(
+            within(self.scale, 0.1, 1.0),
+            "scale",
+            &self.scale,
+            "low <= high, each 0.1 to 1",
+        )?;
+        let gain = &self.saturation_gain;
+        check(
+            within(*gain, 1.0, 1000.0),
+            "saturation_gain",
+            gain,
+            "low <= high, each 1 to 1000",
+        )?;
+        check(
+            (0.0..=255.0).contains(&self.noise_levels),
+            "noise_levels",
+            &self.noise_levels,
+            "0 to 255",
+        )?;
+        let candidates = self.crop_candidates;
+        check(
+            (1..=100).contains(&candidates),
+            "crop_candidates",
+            &candidates,
+            "1 to 100",
+        )?;
+        for (field, share) in [
+            ("pan_share", self.pan_share),
+            ("clip_frame_share", self.clip_frame_share),
+            ("scale_share", self.scale_share),
+            ("saturation_share", self.saturation_share),
+        ] {
+            check((0.0..=1.0).contains(&share), field, &share, "0 to 1")?;
+        }
+        Ok(())
+    }
+
+    /// Checks the settings, and that these sources can serve them.
+    ///
+    /// # Errors
+    /// Those of [`validate`](Self::validate); [`DataError::NoSource`] when every kind has weight zero or no
+    /// source; [`DataError::ClipTooShort`] when a clip is wanted for averaging and shorter than `clip_frames`
+    /// at its low end.
+    pub fn check_sources(&self, sources: &Sources) -> Result<(), DataError> {
+        self.validate()?;
+        if SampleKind::ALL
+            .iter()
+            .all(|kind| self.effective_weight(*kind, sources) == 0.0)
+        {
+            let Sources { photos, clips, pairs } = sources;
+            return Err(DataError::NoSource {
+                photos: photos.len(),
+                clips: clips.len(),
+                pairs: pairs.len(),
+            });
+        }
+        if self.weights.clip > 0.0 {
+            let needed = self.clip_frames[0] | 1;
+            if let Some(short) = sources.clips.iter().find(|clip| clip.frames().len() < needed) {
+                return Err(DataError::ClipTooShort {
+                    frames: short.frames().len(),
+                    needed,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The weight as configured.
+    fn weight(&self, kind: SampleKind) -> f64 {
+        match kind {
+            SampleKind::Trajectory => self.weights.trajectory,
+            SampleKind::Clip => self.weights.clip,
+            SampleKind::Pair => self.weights.pair,
+            SampleKind::Sharp => self.weights.sharp,
+            SampleKind::Light => self.weights.light,
+        }
+    }
+
+    /// The weight, or zero where the sources have nothing to make this kind from.
+    pub(super) fn effective_weight(&self, kind: SampleKind, sources: &Sources) -> f64 {
+        let has_source = match kind {
+            SampleKind::Trajectory | SampleKind::Sharp | SampleKind::Light => {
+                !sources.photos.is_empty() || !sources.clips.is_empty()
+            }
+            SampleKind::Clip => !sources.clips.is_empty(),
+            SampleKind::Pair => !sources.pairs.is_empty(),
+        };
+        if has_source { self.weight(kind) } else { 0.0 }
+    }
+}
+
+/// Everything samples are made from, kept in memory as 8-bit images and shared between threads.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// Sharp photographs.
+    pub photos: Vec<Image8>,
+    /// High-frame-rate clips of sharp frames.
+    pub clips: Vec<Clip>,
+    /// Real blurry and sharp pairs.
+    pub pairs: Vec<Pair>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_legal() {
+        MixConfig::default().validate().unwrap();
+    }
+
+    #[test]
+    fn illegal_settings_are_named_with_their_range() {
+        let config = MixConfig {
+            extent_px: [9.0, 3.0],
+            ..MixConfig::default()
+        };
+        let message = config.validate().unwrap_err().to_string();
+        assert_eq!(
+            message,
+            "data setting extent_px = [9.0, 3.0]: low <= high, each 0.1 to 200 px"
+        );
+        let config = MixConfig {
+            noise_levels: f64::NAN,
+            ..MixConfig::default()
+        };
+        assert!(config.validate().is_err());
+    }
+
+    #[test]
+    fn a_mix_without_sources_is_refused() {
+        let config = MixConfig::default();
+        assert!(matches!(
+            config.check_sources(&Sources::default()),
+            Err(DataError::NoSource { .. })
+        ));
+        let photo = Image8::new(1, 1, vec![0; 3]).unwrap();
+        let sources = Sources {
+            photos: vec![photo],
+            ..Sources::default()
+        };
+        config.check_sources(&sources).unwrap();
+        let only_pairs = MixWeights {
+            trajectory: 0.0,
+            clip: 0.0,
+            pair: 1.0,
+            sharp: 0.0,
+            light: 0.0,
+        };
+        let config = MixConfig {
+            weights: only_pairs,
+            ..config
+        };
+        assert!(config.check_sources(&sources).is_err());
+    }
+
+    #[test]
+    fn unknown_fields_are_refused_and_missing_ones_default() {
+        let parsed: MixConfig = serde_json::from_str(r#"{"crop_size": 96, "weights": {"clip": 2}}"#).unwrap();
+        assert_eq!(
+            (parsed.crop_size, parsed.weights.clip, parsed.pan_share),
+            (96, 2.0, 0.3)
+        );
+        assert!(serde_json::from_str::<MixConfig>(r#"{"crop": 96}"#).is_err());
+    }
+}

@@ -1,0 +1,149 @@
+//! An engine's settings, checked once.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::Device;
+use crate::{Error, Result};
+
+/// Settings of an engine.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EngineConfig {
+    /// Name of a preset, or a model's folder.
+    pub model: String,
+    pub device: Device,
+    pub precision: Precision,
+    /// Side of a tile in pixels, a multiple of 64; 0 takes the whole frame.
+    pub tile_size: usize,
+    /// Overlap of neighbouring tiles in pixels.
+    pub tile_overlap: usize,
+    /// Tiles that run together; 0 leaves it to the engine.
+    pub tile_batch: usize,
+    /// Frames that may be in flight at once.
+    pub depth: usize,
+    /// 1 is fidelity (LoRA_r), lower is more generated detail (LoRA_s).
+    pub gamma: f64,
+    /// Mix of output (1) and input (0).
+    pub strength: f64,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        EngineConfig {
+            model: "nano".into(),
+            device: Device::Auto,
+            precision: Precision::Auto,
+            tile_size: 512,
+            tile_overlap: 64,
+            tile_batch: 0,
+            depth: 2,
+            gamma: 0.7,
+            strength: 1.0,
+        }
+    }
+}
+
+impl EngineConfig {
+    /// Checks every setting against its legal range.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] with the range.
+    pub fn validate(&self) -> Result<()> {
+        let check = |legal: bool, name: &'static str, value: String, range: String| {
+            if legal {
+                Ok(())
+            } else {
+                Err(Error::OutOfRange { name, value, range })
+            }
+        };
+        let (tile, overlap) = (self.tile_size, self.tile_overlap);
+        check(
+            tile.is_multiple_of(64) && tile <= 8192,
+            "tile_size",
+            tile.to_string(),
+            "a multiple of 64 up to 8192, or 0 for the whole frame".into(),
+        )?;
+        check(
+            tile == 0 || overlap <= tile / 2,
+            "tile_overlap",
+            overlap.to_string(),
+            format!("0 to half of the tile size, {}", tile / 2),
+        )?;
+        let depth = self.depth;
+        check((1..=16).contains(&depth), "depth", depth.to_string(), "1 to 16".into())?;
+        check(self.tile_batch <= 64, "tile_batch", self.tile_batch.to_string(), "0 to 64".into())?;
+        for (name, value) in [("gamma", self.gamma), ("strength", self.strength)] {
+            check((0.0..=1.0).contains(&value), name, value.to_string(), "0 to 1".into())?;
+        }
+        Ok(())
+    }
+}
+
+/// Arithmetic of the model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// bf16 on CUDA, fp32 on the CPU.
+    #[default]
+    Auto,
+    Fp32,
+    Bf16,
+    Fp16,
+}
+
+impl Precision {
+    const NAMES: [(&'static str, Precision); 4] = [
+        ("auto", Precision::Auto),
+        ("fp32", Precision::Fp32),
+        ("bf16", Precision::Bf16),
+        ("fp16", Precision::Fp16),
+    ];
+}
+
+impl FromStr for Precision {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let found = Self::NAMES.iter().find(|(name, _)| *name == text);
+        found.map(|(_, precision)| *precision).ok_or_else(|| Error::OutOfRange {
+            name: "precision",
+            value: text.into(),
+            range: "auto, fp32, bf16 or fp16".into(),
+        })
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let found = Self::NAMES.iter().find(|(_, precision)| precision == self);
+        f.write_str(found.map_or("auto", |(name, _)| name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_legal_and_errors_give_the_range() {
+        EngineConfig::default().validate().unwrap();
+        let bad = |change: fn(&mut EngineConfig)| {
+            let mut config = EngineConfig::default();
+            change(&mut config);
+            config.validate().unwrap_err().to_string()
+        };
+        assert!(bad(|c| c.tile_size = 100).contains("multiple of 64"));
+        assert!(bad(|c| c.tile_overlap = 300).contains("256"));
+        assert!(bad(|c| c.depth = 0).contains("1 to 16"));
+        assert!(bad(|c| c.gamma = f64::NAN).contains("0 to 1"));
+        assert!(bad(|c| c.strength = 1.5).contains("0 to 1"));
+    }
+
+    #[test]
+    fn precision_reads_what_it_writes() {
+        for (name, precision) in Precision::NAMES {
+            assert_eq!(name.parse::<Precision>().unwrap(), precision);
+            assert_eq!(precision.to_string(), name);
+        }
+        assert!("int8".parse::<Precision>().is_err());
+    }
+}

@@ -1,0 +1,113 @@
+//! Which device a model runs on; CUDA is found at run time.
+
+use std::fmt;
+use std::str::FromStr;
+
+use once_cell::sync::Lazy;
+
+use super::Precision;
+use crate::{Error, Result};
+
+/// A device by name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Device {
+    /// The first GPU, else the CPU.
+    #[default]
+    Auto,
+    Cpu,
+    /// A GPU by its number.
+    Cuda(usize),
+}
+
+impl FromStr for Device {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let number = |text: &str| text.parse().ok().map(Device::Cuda);
+        let device = match text {
+            "auto" => Some(Device::Auto),
+            "cpu" => Some(Device::Cpu),
+            "cuda" => Some(Device::Cuda(0)),
+            _ => text.strip_prefix("cuda:").and_then(number),
+        };
+        device.ok_or_else(|| Error::OutOfRange {
+            name: "device",
+            value: text.into(),
+            range: "auto, cpu, cuda or cuda:N".into(),
+        })
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Device::Auto => f.write_str("auto"),
+            Device::Cpu => f.write_str("cpu"),
+            Device::Cuda(index) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
+/// GPUs that libtorch can use. Its CUDA half is a library of its own, which registers itself when it is loaded; a
+/// machine without it runs the same binary.
+static CUDA_DEVICES: Lazy<usize> = Lazy::new(|| {
+    let name = c"libtorch_cuda.so";
+    // SAFETY: loading a library by name; its initialisers are libtorch's own, and it is never unloaded.
+    let loaded = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+    if loaded.is_null() || !tch::Cuda::is_available() {
+        return 0;
+    }
+    usize::try_from(tch::Cuda::device_count()).unwrap_or(0)
+});
+
+/// The device that `device` stands for on this machine.
+///
+/// # Errors
+/// [`Error::Device`] for a GPU that is not there.
+pub(super) fn resolve(device: Device) -> Result<(Device, tch::Device)> {
+    match device {
+        Device::Cpu => Ok((Device::Cpu, tch::Device::Cpu)),
+        Device::Auto if *CUDA_DEVICES == 0 => Ok((Device::Cpu, tch::Device::Cpu)),
+        Device::Auto => Ok((Device::Cuda(0), tch::Device::Cuda(0))),
+        Device::Cuda(index) if index < *CUDA_DEVICES => Ok((device, tch::Device::Cuda(index))),
+        Device::Cuda(_) => Err(Error::Device {
+            device: device.to_string(),
+            reason: match *CUDA_DEVICES {
+                0 => "libtorch finds no CUDA here; use device=cpu or auto".into(),
+                n => format!("there are {n}, numbered from cuda:0"),
+            },
+        }),
+    }
+}
+
+/// The arithmetic that `precision` stands for on a device.
+pub(super) fn resolve_precision(precision: Precision, device: Device) -> (Precision, tch::Kind) {
+    match (precision, device) {
+        (Precision::Auto, Device::Cuda(_)) | (Precision::Bf16, _) => (Precision::Bf16, tch::Kind::BFloat16),
+        (Precision::Auto | Precision::Fp32, _) => (Precision::Fp32, tch::Kind::Float),
+        (Precision::Fp16, _) => (Precision::Fp16, tch::Kind::Half),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_read_back() {
+        for name in ["auto", "cpu", "cuda:0", "cuda:3"] {
+            assert_eq!(name.parse::<Device>().unwrap().to_string(), name);
+        }
+        assert_eq!("cuda".parse::<Device>().unwrap(), Device::Cuda(0));
+        for name in ["", "gpu", "cuda:", "cuda:x", "cuda:-1"] {
+            assert!(name.parse::<Device>().is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_gpu_that_is_not_there_is_an_error() {
+        let error = resolve(Device::Cuda(99)).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::Device);
+        assert!(resolve(Device::Auto).is_ok());
+    }
+}

@@ -1,0 +1,119 @@
+//! Which frames are between `send` and `receive`.
+
+use std::sync::Mutex;
+
+use crossbeam_channel::{Receiver, Sender};
+
+use super::Output;
+use super::worker::{Job, Shared};
+use crate::Result;
+
+/// What the worker answers.
+pub(super) struct Reply {
+    /// Flushes before the frame was sent: an older one than the current is stale.
+    pub epoch: u64,
+    pub result: Option<Result<Output>>,
+}
+
+/// Counts frames in flight, hands out results in order, and forgets them on a flush.
+pub(super) struct Flight {
+    state: Mutex<State>,
+    depth: usize,
+    results: Receiver<Reply>,
+    /// To wake whoever waits for a result; `None` once the engine stops.
+    wake: Mutex<Option<Sender<Reply>>>,
+}
+
+struct State {
+    next_id: u64,
+    epoch: u64,
+    count: usize,
+}
+
+impl Flight {
+    pub fn new(depth: usize, results: Receiver<Reply>, wake: Sender<Reply>) -> Self {
+        Flight {
+            state: Mutex::new(State {
+                next_id: 0,
+                epoch: 0,
+                count: 0,
+            }),
+            depth,
+            results,
+            wake: Mutex::new(Some(wake)),
+        }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Id and epoch for one more frame, or `None` when `depth` are in flight.
+    pub fn take_off(&self) -> Option<(u64, u64)> {
+        let mut state = self.state();
+        if state.count >= self.depth {
+            return None;
+        }
+        state.count += 1;
+        state.next_id += 1;
+        Some((state.next_id - 1, state.epoch))
+    }
+
+    /// Takes back a frame that could not be queued.
+    pub fn cancel(&self, epoch: u64) {
+        let mut state = self.state();
+        if state.epoch == epoch {
+            state.count -= 1;
+            state.next_id -= 1;
+        }
+    }
+
+    pub fn count(&self) -> usize {
+        self.state().count
+    }
+
+    /// The next result; `wait` for it or not.
+    pub fn land(&self, wait: bool, shared: &Shared) -> Result<Option<Output>> {
+        loop {
+            if self.count() == 0 {
+                return Ok(None);
+            }
+            let reply = if wait {
+                self.results.recv().map_err(|_| shared.failure())?
+            } else {
+                match self.results.try_recv() {
+                    Ok(reply) => reply,
+                    Err(crossbeam_channel::TryRecvError::Empty) => return Ok(None),
+                    Err(crossbeam_channel::TryRecvError::Disconnected) => return Err(shared.failure()),
+                }
+            };
+            let mut state = self.state();
+            if let Some(result) = reply.result.filter(|_| reply.epoch == state.epoch) {
+                state.count -= 1;
+                return result.map(Some);
+            }
+        }
+    }
+
+    /// Forgets every frame in flight; gives their number.
+    pub fn discard(&self, waiting: &Receiver<Job>) -> usize {
+        let mut state = self.state();
+        let count = std::mem::take(&mut state.count);
+        state.epoch += 1;
+        while waiting.try_recv().is_ok() {}
+        while self.results.try_recv().is_ok() {}
+        let epoch = state.epoch;
+        drop(state);
+        if let Some(wake) = &*self.wake.lock().unwrap_or_else(|e| e.into_inner()) {
+            // Full means that there is something to wake up for.
+            let _ = wake.try_send(Reply { epoch, result: None });
+        }
+        count
+    }
+
+    /// Lets go of the sending end, so that only the worker keeps the results open.
+    pub fn close(&self) {
+        self.wake.lock().unwrap_or_else(|e| e.into_inner()).take();
+        while self.results.try_recv().is_ok() {}
+    }
+}

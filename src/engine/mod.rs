@@ -1,0 +1,273 @@
+//! The streaming engine: frames in, sharper frames out, in order, on a thread of its own.
+//!
+//! One thread owns the device and every tensor; only [`Frame`]s and plain messages cross the channels. A model is
+//! loaded once per process and shared by all engines that use it.
+//!
+//! ```no_run
+//! use osdd::engine::{Engine, EngineConfig};
+//! use osdd::frame::{Frame, PixelFormat};
+//!
+//! let engine = Engine::new(EngineConfig::default())?;
+//! engine.send(Frame::new(640, 360, PixelFormat::Rgb8)).map_err(osdd::Error::from)?;
+//! let output = engine.receive()?.expect("one frame is in flight");
+//! assert_eq!(output.frame.width, 640);
+//! # Ok::<(), osdd::Error>(())
+//! ```
+
+mod config;
+mod device;
+mod flight;
+mod pixels;
+mod restore;
+mod tiled;
+mod worker;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+pub use config::{EngineConfig, Precision};
+pub use device::Device;
+use flight::{Flight, Reply};
+use worker::{Job, Shared};
+
+use crate::frame::Frame;
+use crate::{Error, Result};
+
+/// A running engine; `Send` and `Sync`, so that one thread may send while another receives.
+pub struct Engine {
+    config: EngineConfig,
+    info: EngineInfo,
+    shared: Arc<Shared>,
+    flight: Flight,
+    jobs: Option<Sender<Job>>,
+    /// The worker's end of `jobs`, to take back what it has not started.
+    waiting: Receiver<Job>,
+    worker: Option<std::thread::JoinHandle<()>>,
+}
+
+/// What an engine runs on, with everything `auto` resolved.
+#[derive(Clone, Debug)]
+pub struct EngineInfo {
+    pub model: String,
+    pub device: Device,
+    pub precision: Precision,
+}
+
+/// Why a frame was not taken; it comes back.
+#[derive(Debug)]
+pub enum SendError {
+    /// `depth` frames are in flight: receive one first.
+    Full(Frame),
+    /// The frame is malformed, or the engine has stopped.
+    Failed(Frame, Error),
+}
+
+impl From<SendError> for Error {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::Full(_) => Error::Worker("as many frames are in flight as its depth allows".into()),
+            SendError::Failed(_, error) => error,
+        }
+    }
+}
+
+/// A finished frame.
+#[derive(Debug)]
+pub struct Output {
+    /// What `send` returned for it.
+    pub id: u64,
+    pub frame: Frame,
+    /// The frame that was sent, for comparison or reuse.
+    pub input: Frame,
+    /// γ of all of this frame.
+    pub gamma: f64,
+    pub times: StageTimes,
+}
+
+/// Time spent on one frame, by stage.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StageTimes {
+    /// Pixels to tensor, and to the device.
+    pub upload: Duration,
+    /// The model, over all tiles.
+    pub model: Duration,
+    /// Cutting and joining tiles.
+    pub blend: Duration,
+    /// Tensor to pixels, and from the device.
+    pub download: Duration,
+    /// All of it, without waiting in the queue.
+    pub total: Duration,
+}
+
+/// Counters since the engine started.
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    pub frames_in: u64,
+    pub frames_out: u64,
+    /// Discarded by [`Engine::flush`].
+    pub frames_dropped: u64,
+    pub tiles_run: u64,
+    pub tiles_reused: u64,
+    /// Mean per finished frame.
+    pub times: StageTimes,
+}
+
+impl Engine {
+    /// Loads the model (or shares it) and starts the worker; returns when the first frame can be sent.
+    ///
+    /// # Errors
+    /// A setting out of range, a model that is missing or broken, a device that is not there, too little memory.
+    pub fn new(config: EngineConfig) -> Result<Engine> {
+        config.validate()?;
+        let shared = Arc::new(Shared::new(config.gamma, config.strength));
+        let (jobs, waiting) = bounded(config.depth);
+        // Room for stale results and wake-ups, so that the worker does not wait for a caller that only flushes.
+        let (replies, results) = bounded(config.depth + 2);
+        let (ready, started) = bounded(1);
+        let thread = {
+            let (config, shared, waiting) = (config.clone(), shared.clone(), waiting.clone());
+            let replies: Sender<Reply> = replies.clone();
+            std::thread::Builder::new()
+                .name("osdd-engine".into())
+                .spawn(move || worker::run(&config, &shared, &waiting, &replies, &ready))
+        };
+        let thread = thread.map_err(|e| Error::Worker(format!("cannot start it: {e}")))?;
+        let info = started
+            .recv()
+            .unwrap_or_else(|_| Err(Error::Worker("it ended while loading the model".into())))?;
+        tracing::info!("model {} on {}, {:?}", info.model, info.device, info.precision);
+        Ok(Engine {
+            flight: Flight::new(config.depth, results, replies),
+            config,
+            info,
+            shared,
+            jobs: Some(jobs),
+            waiting,
+            worker: Some(thread),
+        })
+    }
+
+    /// Queues a frame under the γ and strength in force when its turn comes. Never blocks.
+    ///
+    /// # Errors
+    /// The frame comes back when `depth` frames are in flight, when it is malformed, or when the engine has stopped.
+    pub fn send(&self, frame: Frame) -> Result<u64, SendError> {
+        self.enqueue(frame, None)
+    }
+
+    /// As [`Engine::send`], with γ and strength (both clamped to 0..=1) of its own for this frame.
+    ///
+    /// # Errors
+    /// As [`Engine::send`].
+    pub fn send_with(&self, frame: Frame, gamma: f64, strength: f64) -> Result<u64, SendError> {
+        self.enqueue(frame, Some((unit(gamma), unit(strength))))
+    }
+
+    fn enqueue(&self, frame: Frame, settings: Option<(f64, f64)>) -> Result<u64, SendError> {
+        if let Err(error) = frame.check() {
+            return Err(SendError::Failed(frame, error));
+        }
+        let Some(jobs) = &self.jobs else {
+            return Err(SendError::Failed(frame, Error::Worker("it was stopped".into())));
+        };
+        let Some((id, epoch)) = self.flight.take_off() else {
+            return Err(SendError::Full(frame));
+        };
+        let job = Job {
+            id,
+            epoch,
+            frame,
+            settings,
+        };
+        if let Err(error) = jobs.try_send(job) {
+            self.flight.cancel(epoch);
+            return Err(match error {
+                crossbeam_channel::TrySendError::Full(job) => SendError::Full(job.frame),
+                crossbeam_channel::TrySendError::Disconnected(job) => {
+                    SendError::Failed(job.frame, self.shared.failure())
+                }
+            });
+        }
+        self.shared.count(|stats| stats.frames_in += 1);
+        Ok(id)
+    }
+
+    /// The oldest frame in flight, when it is done. `None` when nothing is in flight, or once [`Engine::flush`] has
+    /// emptied it.
+    ///
+    /// # Errors
+    /// What went wrong with this frame. The engine has then stopped: start another.
+    pub fn receive(&self) -> Result<Option<Output>> {
+        self.flight.land(true, &self.shared)
+    }
+
+    /// As [`Engine::receive`], but does not wait: `None` when no result is ready.
+    ///
+    /// # Errors
+    /// As [`Engine::receive`].
+    pub fn try_receive(&self) -> Result<Option<Output>> {
+        self.flight.land(false, &self.shared)
+    }
+
+    /// Frames sent and neither received nor flushed.
+    pub fn in_flight(&self) -> usize {
+        self.flight.count()
+    }
+
+    /// Frames that may be in flight at once.
+    pub fn depth(&self) -> usize {
+        self.config.depth
+    }
+
+    /// Discards every frame in flight and wakes a waiting [`Engine::receive`]. A frame that is being worked on is
+    /// finished in the background, and its result dropped.
+    pub fn flush(&self) {
+        let dropped = self.flight.discard(&self.waiting);
+        self.shared.count(|stats| stats.frames_dropped += dropped as u64);
+    }
+
+    /// Sets γ, clamped to 0..=1, for frames whose turn has not come. One atomic store.
+    pub fn set_gamma(&self, gamma: f64) {
+        self.shared.gamma.store(unit(gamma));
+    }
+
+    pub fn gamma(&self) -> f64 {
+        self.shared.gamma.load()
+    }
+
+    /// Sets the mix of output (1) and input (0), clamped to 0..=1. At 0 frames pass unchanged, bit for bit.
+    pub fn set_strength(&self, strength: f64) {
+        self.shared.strength.store(unit(strength));
+    }
+
+    pub fn strength(&self) -> f64 {
+        self.shared.strength.load()
+    }
+
+    pub fn stats(&self) -> Stats {
+        self.shared.stats()
+    }
+
+    pub fn info(&self) -> &EngineInfo {
+        &self.info
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // Take back what has not started, close the queue, and wait for the frame in work: device memory is free after.
+        self.flush();
+        self.jobs = None;
+        self.flight.close();
+        if let Some(worker) = self.worker.take() {
+            let _ = worker.join();
+        }
+    }
+}
+
+/// NaN counts as 0.
+fn unit(value: f64) -> f64 {
+    if value.is_nan() { 0.0 } else { value.clamp(0.0, 1.0) }
+}

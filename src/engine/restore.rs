@@ -1,0 +1,96 @@
+//! One frame through the model: pixels, γ, tiles, strength, pixels.
+
+use std::time::Instant;
+
+use super::device::{resolve, resolve_precision};
+use super::pixels::{from_tensor, to_tensor};
+use super::tiled::TiledPass;
+use super::{EngineConfig, EngineInfo, StageTimes};
+use crate::Result;
+use crate::frame::Frame;
+use crate::model::OsddModel;
+use crate::nn::Params;
+use crate::weights::{Merged, shared_model};
+
+/// A loaded model and what it needs to restore frames of any size.
+pub(super) struct Restorer {
+    info: EngineInfo,
+    model: OsddModel,
+    weights: Merged,
+    tiles: TiledPass,
+    device: tch::Device,
+}
+
+/// A restored frame.
+pub(super) struct Restored {
+    pub frame: Frame,
+    pub times: StageTimes,
+    pub tiles: usize,
+}
+
+impl Restorer {
+    /// # Errors
+    /// A device that is not there, a model that is missing or broken, too little memory.
+    pub fn new(config: &EngineConfig) -> Result<Self> {
+        let (device, torch_device) = resolve(config.device)?;
+        let (precision, kind) = resolve_precision(config.precision, device);
+        let shared = shared_model(&config.model, torch_device, kind)?;
+        let weights = shared.merged(config.gamma)?;
+        let model = OsddModel::new(&Params::new(weights.tensors()), shared.config())?;
+        Ok(Restorer {
+            info: EngineInfo {
+                model: config.model.clone(),
+                device,
+                precision,
+            },
+            model,
+            weights,
+            tiles: TiledPass::new(config, shared.config().size_multiple(), torch_device, kind),
+            device: torch_device,
+        })
+    }
+
+    pub fn info(&self) -> &EngineInfo {
+        &self.info
+    }
+
+    /// # Errors
+    /// Too little memory, or a failure of the device.
+    pub fn restore(&mut self, frame: &Frame, gamma: f64, strength: f64) -> Result<Restored> {
+        let start = Instant::now();
+        if strength == 0.0 {
+            let times = StageTimes {
+                total: start.elapsed(),
+                ..StageTimes::default()
+            };
+            return Ok(Restored {
+                frame: frame.clone(),
+                times,
+                tiles: 0,
+            });
+        }
+        self.weights.set_gamma(gamma)?;
+        let mut times = StageTimes::default();
+
+        let input = to_tensor(frame, self.device)?;
+        times.upload = start.elapsed();
+
+        let model = &self.model;
+        let (output, passes) = self.tiles.run(&input, &|tiles| model.forward(tiles), &mut times)?;
+
+        let blended = Instant::now();
+        let output = if strength < 1.0 {
+            input.f_lerp(&output, strength)?
+        } else {
+            output
+        };
+        let frame = from_tensor(&output, frame)?;
+        times.download = blended.elapsed();
+        times.total = start.elapsed();
+        Ok(Restored {
+            frame,
+            times,
+            tiles: passes,
+        })
+    }
+}

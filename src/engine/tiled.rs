@@ -1,0 +1,176 @@
+//! A whole frame through a model that sees tiles.
+
+use std::time::Instant;
+
+use tch::{Device, Kind, Tensor};
+
+use super::{EngineConfig, StageTimes};
+use crate::Result;
+use crate::tile::{Tile, TileGrid, reflect};
+
+/// Tiles that run together on a GPU where the caller leaves it open. On a CPU one tile fills all cores.
+const AUTO_BATCH_CUDA: usize = 4;
+
+/// Cuts frames into tiles, runs them in batches and joins the results; remembers the geometry of the last size.
+pub(super) struct TiledPass {
+    tile_size: usize,
+    overlap: usize,
+    batch: usize,
+    multiple: usize,
+    device: Device,
+    kind: Kind,
+    plan: Option<Plan>,
+}
+
+/// Everything that depends on a frame's size only.
+struct Plan {
+    grid: TileGrid,
+    tiles: Vec<Tile>,
+    /// Reflected source rows and columns where the frame is padded.
+    rows: Option<Tensor>,
+    columns: Option<Tensor>,
+    /// Blend weights, `[1, 1, h, 1]` a row of tiles and `[1, 1, 1, w]` a column.
+    row_windows: Vec<Tensor>,
+    col_windows: Vec<Tensor>,
+}
+
+impl TiledPass {
+    pub fn new(config: &EngineConfig, multiple: usize, device: Device, kind: Kind) -> Self {
+        let auto = match device {
+            Device::Cpu => 1,
+            _ => AUTO_BATCH_CUDA,
+        };
+        TiledPass {
+            tile_size: config.tile_size,
+            overlap: config.tile_overlap,
+            batch: if config.tile_batch == 0 { auto } else { config.tile_batch },
+            multiple,
+            device,
+            kind,
+            plan: None,
+        }
+    }
+
+    /// `image` `[1, 3, H, W]`, float32 in [-1, 1]; `model` maps `[B, 3, h, w]` to the same shape. Gives `[1, 3, H, W]`,
+    /// float32, and the number of tiles.
+    ///
+    /// # Errors
+    /// A size that cannot be tiled, or too little memory.
+    pub fn run(
+        &mut self,
+        image: &Tensor,
+        model: &dyn Fn(&Tensor) -> Tensor,
+        times: &mut StageTimes,
+    ) -> Result<(Tensor, usize)> {
+        let (_, _, height, width) = image.size4()?;
+        let batch = self.batch;
+        let kind = self.kind;
+        let plan = self.plan_for(width as usize, height as usize)?;
+        let start = Instant::now();
+        let mut padded = image.shallow_clone();
+        if let Some(rows) = &plan.rows {
+            padded = padded.f_index_select(2, rows)?;
+        }
+        if let Some(columns) = &plan.columns {
+            padded = padded.f_index_select(3, columns)?;
+        }
+        times.blend += start.elapsed();
+
+        let output = if let [_] = plan.tiles[..] {
+            timed_forward(model, &padded.f_to_kind(kind)?, times)?
+        } else {
+            let joined = padded.f_zeros_like()?;
+            for group in plan.tiles.chunks(batch) {
+                let cut = Instant::now();
+                let pieces = group.iter().map(|tile| cut_out(&padded, tile));
+                let pieces = pieces.collect::<Result<Vec<_>>>()?;
+                let pieces = Tensor::f_cat(&pieces, 0)?.f_to_kind(kind)?;
+                times.blend += cut.elapsed();
+                let outputs = timed_forward(model, &pieces, times)?;
+                let join = Instant::now();
+                for (i, tile) in group.iter().enumerate() {
+                    let (row, column) = (&plan.row_windows[tile.row], &plan.col_windows[tile.col]);
+                    let weighted = outputs.f_narrow(0, i as i64, 1)?.f_mul(row)?.f_mul_(column)?;
+                    let _ = cut_out(&joined, tile)?.f_add_(&weighted)?;
+                }
+                times.blend += join.elapsed();
+            }
+            joined
+        };
+        let output = output.f_narrow(2, 0, height)?.f_narrow(3, 0, width)?;
+        Ok((output, plan.tiles.len()))
+    }
+
+    fn plan_for(&mut self, width: usize, height: usize) -> Result<&Plan> {
+        let fits = |plan: &Plan| (plan.grid.width(), plan.grid.height()) == (width, height);
+        if !self.plan.as_ref().is_some_and(fits) {
+            let grid = TileGrid::new(width, height, self.tile_size, self.overlap, self.multiple)?;
+            self.plan = Some(Plan::new(grid, self.device)?);
+        }
+        Ok(self.plan.as_ref().expect("made above"))
+    }
+}
+
+impl Plan {
+    fn new(grid: TileGrid, device: Device) -> Result<Self> {
+        let reflected = |len: usize, padded: usize| -> Result<Option<Tensor>> {
+            let index: Vec<i64> = (0..padded).map(|i| reflect(i as isize, len) as i64).collect();
+            Ok((len != padded).then(|| Tensor::f_from_slice(&index)).transpose()?)
+        };
+        let place = |t: Option<Tensor>| t.map(|t| t.f_to_device(device)).transpose();
+        let windows = |windows: Vec<Vec<f32>>, shape: [i64; 4]| -> Result<Vec<Tensor>> {
+            let tensors = windows.iter().map(|window| {
+                let tensor = Tensor::f_from_slice(window)?.f_view(shape)?;
+                Ok(tensor.f_to_device(device)?)
+            });
+            tensors.collect()
+        };
+        Ok(Plan {
+            tiles: grid.tiles().collect(),
+            rows: place(reflected(grid.height(), grid.padded_height())?)?,
+            columns: place(reflected(grid.width(), grid.padded_width())?)?,
+            row_windows: windows(grid.row_windows(), [1, 1, -1, 1])?,
+            col_windows: windows(grid.col_windows(), [1, 1, 1, -1])?,
+            grid,
+        })
+    }
+}
+
+/// The tile's part of a padded frame, without a copy.
+fn cut_out(frame: &Tensor, tile: &Tile) -> Result<Tensor> {
+    let rows = frame.f_narrow(2, tile.y as i64, tile.height as i64)?;
+    Ok(rows.f_narrow(3, tile.x as i64, tile.width as i64)?)
+}
+
+fn timed_forward(model: &dyn Fn(&Tensor) -> Tensor, x: &Tensor, times: &mut StageTimes) -> Result<Tensor> {
+    let start = Instant::now();
+    let y = model(x).f_to_kind(Kind::Float)?;
+    times.model += start.elapsed();
+    Ok(y)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Any model that works pixel by pixel must not notice tiles.
+    #[test]
+    fn a_pointwise_model_gives_the_same_with_tiles() {
+        let config = EngineConfig {
+            tile_size: 64,
+            tile_overlap: 16,
+            tile_batch: 3,
+            ..EngineConfig::default()
+        };
+        let mut pass = TiledPass::new(&config, 8, Device::Cpu, Kind::Float);
+        for (width, height) in [(1, 1), (5, 200), (64, 64), (65, 130), (201, 77)] {
+            let image = Tensor::rand([1, 3, height, width], (Kind::Float, Device::Cpu)) * 2.0 - 1.0;
+            let image = crate::nn::channels_last(&image);
+            let mut times = StageTimes::default();
+            let (output, tiles) = pass.run(&image, &|x| x * -0.5, &mut times).unwrap();
+            let error = (output + &image * 0.5).abs().max().double_value(&[]);
+            assert!(error < 1e-5, "{width}x{height}: {error}");
+            assert_eq!(tiles > 1, width > 64 || height > 64);
+        }
+    }
+}

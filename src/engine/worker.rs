@@ -1,0 +1,179 @@
+//! The thread that owns the device and all tensors.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_channel::{Receiver, Sender};
+
+use super::flight::Reply;
+use super::restore::Restorer;
+use super::{EngineConfig, EngineInfo, Output, StageTimes, Stats};
+use crate::frame::Frame;
+use crate::{Error, Result};
+
+/// A frame on its way to the worker.
+pub(super) struct Job {
+    pub id: u64,
+    pub epoch: u64,
+    pub frame: Frame,
+    /// γ and strength of this frame alone.
+    pub settings: Option<(f64, f64)>,
+}
+
+/// A number that is set and read without a lock.
+pub(super) struct AtomicF64(AtomicU64);
+
+impl AtomicF64 {
+    pub fn new(value: f64) -> Self {
+        AtomicF64(AtomicU64::new(value.to_bits()))
+    }
+
+    pub fn load(&self) -> f64 {
+        f64::from_bits(self.0.load(Ordering::Relaxed))
+    }
+
+    pub fn store(&self, value: f64) {
+        self.0.store(value.to_bits(), Ordering::Relaxed);
+    }
+}
+
+/// What the caller's threads and the worker both see.
+pub(super) struct Shared {
+    pub gamma: AtomicF64,
+    pub strength: AtomicF64,
+    /// Counters, and the sum (not the mean) of times.
+    stats: Mutex<Stats>,
+    /// Why the worker stopped.
+    failure: Mutex<Option<String>>,
+}
+
+impl Shared {
+    pub fn new(gamma: f64, strength: f64) -> Self {
+        Shared {
+            gamma: AtomicF64::new(gamma),
+            strength: AtomicF64::new(strength),
+            stats: Mutex::default(),
+            failure: Mutex::default(),
+        }
+    }
+
+    pub fn count(&self, change: impl FnOnce(&mut Stats)) {
+        change(&mut self.stats.lock().unwrap_or_else(|e| e.into_inner()));
+    }
+
+    pub fn stats(&self) -> Stats {
+        let mut stats = self.stats.lock().unwrap_or_else(|e| e.into_inner()).clone();
+        let frames = u32::try_from(stats.frames_out.max(1)).unwrap_or(u32::MAX);
+        let sum = stats.times;
+        stats.times = StageTimes {
+            upload: sum.upload / frames,
+            model: sum.model / frames,
+            blend: sum.blend / frames,
+            download: sum.download / frames,
+            total: sum.total / frames,
+        };
+        stats
+    }
+
+    /// The error for whoever talks to a worker that has stopped.
+    pub fn failure(&self) -> Error {
+        let failure = self.failure.lock().unwrap_or_else(|e| e.into_inner());
+        Error::Worker(failure.clone().unwrap_or_else(|| "it has ended".into()))
+    }
+
+    fn fail(&self, error: &Error) {
+        let text = match error {
+            Error::Worker(text) => text.clone(),
+            other => other.to_string(),
+        };
+        *self.failure.lock().unwrap_or_else(|e| e.into_inner()) = Some(text);
+    }
+}
+
+/// Loads the model, says so on `ready`, then works through `jobs` until they end or something fails.
+pub(super) fn run(
+    config: &EngineConfig,
+    shared: &Shared,
+    jobs: &Receiver<Job>,
+    replies: &Sender<Reply>,
+    ready: &Sender<Result<EngineInfo>>,
+) {
+    let _no_grad = tch::no_grad_guard();
+    let mut restorer = match guarded(|| Restorer::new(config)) {
+        Ok(restorer) => restorer,
+        Err(error) => {
+            let _ = ready.send(Err(error));
+            return;
+        }
+    };
+    if ready.send(Ok(restorer.info().clone())).is_err() {
+        return;
+    }
+    for job in jobs {
+        let (gamma, strength) = job.settings.unwrap_or_else(|| (shared.gamma.load(), shared.strength.load()));
+        let result = guarded(|| restorer.restore(&job.frame, gamma, strength));
+        let result = result.map(|restored| {
+            shared.count(|stats| {
+                stats.frames_out += 1;
+                stats.tiles_run += restored.tiles as u64;
+                let (sum, times) = (&mut stats.times, &restored.times);
+                sum.upload += times.upload;
+                sum.model += times.model;
+                sum.blend += times.blend;
+                sum.download += times.download;
+                sum.total += times.total;
+            });
+            Output {
+                id: job.id,
+                frame: restored.frame,
+                input: job.frame,
+                gamma,
+                times: restored.times,
+            }
+        });
+        let failed = result.is_err();
+        if let Err(error) = &result {
+            tracing::debug!("the worker stops: {error}");
+            shared.fail(error);
+        }
+        let reply = Reply {
+            epoch: job.epoch,
+            result: Some(result),
+        };
+        if replies.send(reply).is_err() || failed {
+            return;
+        }
+    }
+}
+
+/// Turns a panic into an error.
+fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+        let text = text.unwrap_or_else(|| "a panic without a message".into());
+        let first = text.lines().next().unwrap_or_default().to_owned();
+        // tch panics with libtorch's message where it has no fallible call.
+        if text.contains("out of memory") || text.contains("can't allocate memory") {
+            return Err(Error::NoMemory {
+                device: if text.contains("CUDA") { "cuda" } else { "cpu" }.into(),
+                reason: first,
+            });
+        }
+        Err(Error::Worker(first))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_an_error() {
+        let error = guarded::<()>(|| panic!("broken {}", 7)).unwrap_err();
+        assert_eq!(error.to_string(), "the engine's worker stopped: broken 7");
+        let memory = guarded::<()>(|| panic!("DefaultCPUAllocator: can't allocate memory: you tried")).unwrap_err();
+        assert_eq!(memory.kind(), crate::ErrorKind::NoMemory);
+    }
+}

@@ -1,0 +1,140 @@
+//! The library's one error type.
+
+use std::path::PathBuf;
+
+/// Shorthand for results of this library.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong in the library, with the facts in it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    #[error("no model '{name}': it is neither a preset ({presets}) nor a folder with a config.json")]
+    ModelNotFound { name: String, presets: String },
+    #[error("cannot read {}: {source}", path.display())]
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{file}: {reason}")]
+    Config { file: String, reason: String },
+    #[error("{file} is not a complete safetensors file: {reason}")]
+    NotSafetensors { file: String, reason: String },
+    #[error("tensor '{name}' is missing from {file}")]
+    TensorMissing { name: String, file: String },
+    #[error("tensor '{name}' in {file} belongs to no layer of this model")]
+    TensorUnexpected { name: String, file: String },
+    #[error("tensor '{name}' is in both {first} and {second}")]
+    TensorTwice {
+        name: String,
+        first: String,
+        second: String,
+    },
+    #[error("tensor '{name}' in {file} has shape {got:?}, the model needs {expected:?}")]
+    TensorShape {
+        name: String,
+        file: String,
+        expected: Vec<i64>,
+        got: Vec<i64>,
+    },
+    #[error("tensor '{name}' in {file} has dtype {got}, the model needs {expected}")]
+    TensorDtype {
+        name: String,
+        file: String,
+        expected: String,
+        got: String,
+    },
+    #[error("tensor '{name}' in {file} contains NaN or infinity")]
+    TensorNotFinite { name: String, file: String },
+    #[error("no device '{device}': {reason}")]
+    Device { device: String, reason: String },
+    #[error("{name} = {value} is out of range: {range}")]
+    OutOfRange {
+        name: &'static str,
+        value: String,
+        range: String,
+    },
+    #[error("a {width}x{height} frame of {format} takes {expected} bytes, not {got}")]
+    FrameSize {
+        width: usize,
+        height: usize,
+        format: &'static str,
+        expected: usize,
+        got: usize,
+    },
+    #[error("frames differ: {0}")]
+    FramesDiffer(String),
+    #[error("not enough memory on {device}: {reason}")]
+    NoMemory { device: String, reason: String },
+    #[error("the engine's worker stopped: {0}")]
+    Worker(String),
+    #[error("libtorch: {0}")]
+    Torch(String),
+    #[error(transparent)]
+    Tile(#[from] crate::tile::TileError),
+    #[error(transparent)]
+    Data(#[from] crate::data::DataError),
+    #[error("training: {0}")]
+    Train(String),
+}
+
+/// What kind of failure an [`Error`] is, for callers that map it to their own codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The model is not there.
+    NotFound,
+    /// The model is there, but broken.
+    Read,
+    /// Host or device memory ran out.
+    NoMemory,
+    /// The device does not exist or cannot be used.
+    Device,
+    /// An argument is out of its range.
+    Settings,
+    /// Anything else, such as a failure on the worker thread.
+    Failed,
+}
+
+impl Error {
+    /// The group this error belongs to.
+    pub fn kind(&self) -> ErrorKind {
+        use Error::*;
+        match self {
+            ModelNotFound { .. } => ErrorKind::NotFound,
+            Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                ErrorKind::NotFound
+            }
+            Io { .. }
+            | Config { .. }
+            | NotSafetensors { .. }
+            | TensorMissing { .. }
+            | TensorUnexpected { .. }
+            | TensorTwice { .. }
+            | TensorShape { .. }
+            | TensorDtype { .. }
+            | TensorNotFinite { .. } => ErrorKind::Read,
+            NoMemory { .. } => ErrorKind::NoMemory,
+            Device { .. } => ErrorKind::Device,
+            OutOfRange { .. } | FrameSize { .. } | FramesDiffer(_) | Tile(_) | Data(_) => {
+                ErrorKind::Settings
+            }
+            Worker(_) | Torch(_) | Train(_) => ErrorKind::Failed,
+        }
+    }
+}
+
+impl From<tch::TchError> for Error {
+    fn from(error: tch::TchError) -> Self {
+        // libtorch appends its C++ stack; the first line is the cause.
+        let text = error.to_string();
+        let first = text.lines().next().unwrap_or("unknown error").to_owned();
+        if text.contains("out of memory") || text.contains("can't allocate memory") {
+            Error::NoMemory {
+                device: if text.contains("CUDA") { "cuda" } else { "cpu" }.into(),
+                reason: first,
+            }
+        } else {
+            Error::Torch(first)
+        }
+    }
+}

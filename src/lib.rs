@@ -1,0 +1,18 @@
+//! Motion deblurring with a one-step diffusion model.
+//!
+//! An implementation of "One-Step Diffusion Model for Image Motion-Deblurring" (Liu et al., arXiv 2503.06537) on
+//! libtorch. Most programs need [`engine::Engine`], which takes [`frame::Frame`]s and gives them back sharper.
+
+pub mod config;
+pub mod data;
+pub mod engine;
+mod error;
+pub mod frame;
+pub mod metrics;
+pub mod model;
+pub mod nn;
+pub mod tile;
+pub mod train;
+pub mod weights;
+
+pub use error::{Error, ErrorKind, Result};

@@ -1,0 +1,75 @@
+//! Full-reference and sharpness measures on frames.
+
+use crate::frame::{Frame, PixelFormat};
+use crate::{Error, Result};
+
+/// Peak signal-to-noise ratio in dB over R, G and B, peak = full scale; infinite for equal frames.
+///
+/// # Errors
+/// [`Error::FramesDiffer`] for different sizes or formats.
+pub fn psnr(a: &Frame, b: &Frame) -> Result<f64> {
+    if (a.width, a.height, a.format) != (b.width, b.height, b.format) {
+        return Err(Error::FramesDiffer(format!(
+            "{}x{} {:?} against {}x{} {:?}",
+            a.width, a.height, a.format, b.width, b.height, b.format
+        )));
+    }
+    let squares = samples(a).zip(samples(b)).map(|(x, y)| (x - y) * (x - y));
+    let mse = squares.sum::<f64>() / (a.width * a.height * 3) as f64;
+    Ok(-10.0 * mse.log10())
+}
+
+/// Mean absolute difference of neighbouring pixels over both axes, of luma (BT.601), full scale = 1: a measure of sharpness.
+pub fn mean_gradient(frame: &Frame) -> f64 {
+    let rgb: Vec<f64> = samples(frame).collect();
+    let luma: Vec<f64> = rgb
+        .chunks_exact(3)
+        .map(|p| 0.299 * p[0] + 0.587 * p[1] + 0.114 * p[2])
+        .collect();
+    let (w, h) = (frame.width, frame.height);
+    let across = (0..h).flat_map(|y| (1..w).map(move |x| (y * w + x, y * w + x - 1)));
+    let down = (1..h).flat_map(|y| (0..w).map(move |x| (y * w + x, (y - 1) * w + x)));
+    let pairs = h * (w - 1) + (h - 1) * w;
+    let sum: f64 = across.chain(down).map(|(i, j)| (luma[i] - luma[j]).abs()).sum();
+    sum / pairs.max(1) as f64
+}
+
+/// R, G and B of every pixel in [0, 1], without alpha.
+fn samples(frame: &Frame) -> impl Iterator<Item = f64> + '_ {
+    let (channels, scale) = (frame.format.channels(), frame.format.full_scale());
+    let wide = matches!(frame.format, PixelFormat::Rgb16 | PixelFormat::Rgba16);
+    let count = frame.width * frame.height * channels;
+    (0..count).filter(move |i| i % channels < 3).map(move |i| {
+        let value = if wide {
+            u16::from_ne_bytes([frame.data[2 * i], frame.data[2 * i + 1]]) as f64
+        } else {
+            frame.data[i] as f64
+        };
+        value / scale
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn psnr_of_a_known_difference() {
+        let a = Frame::new(4, 4, PixelFormat::Rgba8);
+        let mut b = a.clone();
+        for pixel in b.data.chunks_exact_mut(4) {
+            pixel.copy_from_slice(&[51, 51, 51, 200]); // a fifth of full scale; alpha does not count
+        }
+        assert!((psnr(&a, &b).unwrap() - 13.979).abs() < 1e-3);
+        assert_eq!(psnr(&a, &a).unwrap(), f64::INFINITY);
+        assert!(psnr(&a, &Frame::new(4, 4, PixelFormat::Rgba16)).is_err());
+    }
+
+    #[test]
+    fn gradient_of_stripes() {
+        let mut frame = Frame::new(4, 1, PixelFormat::Rgb8);
+        frame.data[3..6].fill(255);
+        frame.data[9..12].fill(255);
+        assert!((mean_gradient(&frame) - 1.0).abs() < 1e-9);
+    }
+}

@@ -1,0 +1,113 @@
+//! The eVAE's decoder, with the encoder's features entering at every resolution.
+
+use tch::Tensor;
+
+use super::encoder::{EPS, UNetMidBlock2D, resnet_shape};
+use crate::Result;
+use crate::config::VaeConfig;
+use crate::nn::{Conv2d, ImageNorm, Params, ResnetBlock2D, Upsample2D};
+
+/// A few convolutions on one level's encoder features, on their way to the decoder.
+pub struct SkipBlock {
+    convs: Vec<Conv2d>,
+}
+
+impl SkipBlock {
+    /// # Errors
+    /// A parameter that is missing or of another shape.
+    pub fn new(p: &Params, channels: i64, layers: usize) -> Result<Self> {
+        let convs = (1..=layers).map(|i| Conv2d::new(&p.pp(format!("conv{i}")), channels, channels, 3));
+        Ok(SkipBlock {
+            convs: convs.collect::<Result<_>>()?,
+        })
+    }
+
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        let (first, rest) = self.convs.split_first().expect("a skip block has a convolution");
+        rest.iter().fold(first.forward(x), |h, conv| conv.forward(&h.silu()))
+    }
+}
+
+/// One resolution level: residual blocks, the first with a skip, then an upsampler on all but the last.
+struct UpDecoderBlock2D {
+    resnets: Vec<ResnetBlock2D>,
+    upsampler: Option<Upsample2D>,
+}
+
+/// Latents and skips to an image.
+pub struct Decoder {
+    conv_in: Conv2d,
+    mid_block: Option<UNetMidBlock2D>,
+    up_blocks: Vec<UpDecoderBlock2D>,
+    conv_norm_out: ImageNorm,
+    conv_out: Conv2d,
+    patch_size: i64,
+}
+
+impl Decoder {
+    /// # Errors
+    /// A parameter that is missing or of another shape.
+    pub fn new(p: &Params, config: &VaeConfig) -> Result<Self> {
+        let widths: Vec<i64> = config.block_out_channels.iter().rev().copied().collect();
+        let (top, bottom, last) = (widths[0], widths[widths.len() - 1], widths.len() - 1);
+        let mut up_blocks = Vec::new();
+        for (i, &width) in widths.iter().enumerate() {
+            let p = p.pp("up_blocks").pp(i);
+            let before = widths[i.saturating_sub(1)];
+            let skip = if config.skip_layers > 0 { width } else { 0 };
+            let resnets = (0..config.decoder_layers_per_block).map(|j| {
+                let (inputs, skip) = if j == 0 { (before, skip) } else { (width, 0) };
+                ResnetBlock2D::new(&p.pp("resnets").pp(j), resnet_shape(config, inputs, width, skip))
+            });
+            up_blocks.push(UpDecoderBlock2D {
+                resnets: resnets.collect::<Result<_>>()?,
+                upsampler: if i < last {
+                    Some(Upsample2D::new(&p.pp("upsamplers.0"), width)?)
+                } else {
+                    None
+                },
+            });
+        }
+        let out_channels = 3 * config.patch_size * config.patch_size;
+        // A residual output starts as the identity.
+        let conv_out = if config.residual_output {
+            Conv2d::zeroed
+        } else {
+            Conv2d::new
+        };
+        Ok(Decoder {
+            conv_in: Conv2d::new(&p.pp("conv_in"), config.latent_channels, top, 3)?,
+            mid_block: if config.mid_block {
+                Some(UNetMidBlock2D::new(&p.pp("mid_block"), config, top)?)
+            } else {
+                None
+            },
+            up_blocks,
+            conv_norm_out: ImageNorm::new(&p.pp("conv_norm_out"), config.norm, bottom, EPS)?,
+            conv_out: conv_out(&p.pp("conv_out"), bottom, out_channels, 3)?,
+            patch_size: config.patch_size,
+        })
+    }
+
+    /// `z` `[B, c, h, w]` and one skip a level, lowest resolution first; gives `[B, 3, H, W]`.
+    pub fn forward(&self, z: &Tensor, skips: &[Tensor]) -> Tensor {
+        let mut h = self.conv_in.forward(z);
+        if let Some(mid_block) = &self.mid_block {
+            h = mid_block.forward(&h);
+        }
+        for (i, block) in self.up_blocks.iter().enumerate() {
+            for (j, resnet) in block.resnets.iter().enumerate() {
+                let skip = if j == 0 { skips.get(i) } else { None };
+                h = resnet.forward(&h, skip, None);
+            }
+            if let Some(upsampler) = &block.upsampler {
+                h = upsampler.forward(&h);
+            }
+        }
+        let h = self.conv_out.forward(&self.conv_norm_out.forward(&h).silu());
+        match self.patch_size {
+            1 => h,
+            patch => super::evae::unpatchify(&h, patch),
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! The eVAE's encoder.
+
+use tch::Tensor;
+
+use crate::Result;
+use crate::config::VaeConfig;
+use crate::nn::{AttnBlock, Conv2d, Downsample2D, ImageNorm, Params, ResnetBlock2D, ResnetShape};
+
+/// GroupNorm epsilon of Stable Diffusion's autoencoder.
+pub(super) const EPS: f64 = 1e-6;
+
+/// One resolution level: residual blocks, then a downsampler on all but the last.
+struct DownEncoderBlock2D {
+    resnets: Vec<ResnetBlock2D>,
+    downsampler: Option<Downsample2D>,
+}
+
+/// Two residual blocks with attention between them.
+pub(super) struct UNetMidBlock2D {
+    first: ResnetBlock2D,
+    attention: Option<AttnBlock>,
+    second: ResnetBlock2D,
+}
+
+impl UNetMidBlock2D {
+    pub(super) fn new(p: &Params, config: &VaeConfig, channels: i64) -> Result<Self> {
+        let shape = resnet_shape(config, channels, channels, 0);
+        Ok(UNetMidBlock2D {
+            first: ResnetBlock2D::new(&p.pp("resnets.0"), shape)?,
+            attention: if config.mid_attention {
+                Some(AttnBlock::new(&p.pp("attentions.0"), channels, config.norm, EPS)?)
+            } else {
+                None
+            },
+            second: ResnetBlock2D::new(&p.pp("resnets.1"), shape)?,
+        })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Tensor {
+        let mut h = self.first.forward(x, None, None);
+        if let Some(attention) = &self.attention {
+            h = attention.forward(&h);
+        }
+        self.second.forward(&h, None, None)
+    }
+}
+
+pub(super) fn resnet_shape(config: &VaeConfig, inputs: i64, outputs: i64, skip: i64) -> ResnetShape {
+    ResnetShape {
+        in_channels: inputs,
+        out_channels: outputs,
+        skip_channels: skip,
+        temb_channels: None,
+        norm: config.norm,
+        eps: EPS,
+    }
+}
+
+/// Image to the mean and log variance of its latents, and one feature map a level.
+pub struct Encoder {
+    conv_in: Conv2d,
+    down_blocks: Vec<DownEncoderBlock2D>,
+    mid_block: Option<UNetMidBlock2D>,
+    conv_norm_out: ImageNorm,
+    conv_out: Conv2d,
+    patch_size: i64,
+}
+
+impl Encoder {
+    /// # Errors
+    /// A parameter that is missing or of another shape.
+    pub fn new(p: &Params, config: &VaeConfig) -> Result<Self> {
+        let widths = &config.block_out_channels;
+        let last = widths.len() - 1;
+        let in_channels = 3 * config.patch_size * config.patch_size;
+        let mut down_blocks = Vec::new();
+        for (level, &width) in widths.iter().enumerate() {
+            let p = p.pp("down_blocks").pp(level);
+            let before = widths[level.saturating_sub(1)];
+            let resnets = (0..config.layers_per_block).map(|i| {
+                let inputs = if i == 0 { before } else { width };
+                ResnetBlock2D::new(&p.pp("resnets").pp(i), resnet_shape(config, inputs, width, 0))
+            });
+            down_blocks.push(DownEncoderBlock2D {
+                resnets: resnets.collect::<Result<_>>()?,
+                downsampler: if level < last {
+                    Some(Downsample2D::new(&p.pp("downsamplers.0"), width, true)?)
+                } else {
+                    None
+                },
+            });
+        }
+        let top = widths[last];
+        Ok(Encoder {
+            conv_in: Conv2d::new(&p.pp("conv_in"), in_channels, widths[0], 3)?,
+            down_blocks,
+            mid_block: if config.mid_block {
+                Some(UNetMidBlock2D::new(&p.pp("mid_block"), config, top)?)
+            } else {
+                None
+            },
+            conv_norm_out: ImageNorm::new(&p.pp("conv_norm_out"), config.norm, top, EPS)?,
+            conv_out: Conv2d::new(&p.pp("conv_out"), top, 2 * config.latent_channels, 3)?,
+            patch_size: config.patch_size,
+        })
+    }
+
+    /// `[B, 3, H, W]` to moments `[B, 2c, H/f, W/f]` and each level's features before its downsampler.
+    pub fn forward(&self, x: &Tensor) -> (Tensor, Vec<Tensor>) {
+        let mut h = match self.patch_size {
+            1 => self.conv_in.forward(x),
+            patch => self.conv_in.forward(&super::evae::patchify(x, patch)),
+        };
+        let mut features = Vec::with_capacity(self.down_blocks.len());
+        for block in &self.down_blocks {
+            for resnet in &block.resnets {
+                h = resnet.forward(&h, None, None);
+            }
+            features.push(h.shallow_clone());
+            if let Some(downsampler) = &block.downsampler {
+                h = downsampler.forward(&h);
+            }
+        }
+        if let Some(mid_block) = &self.mid_block {
+            h = mid_block.forward(&h);
+        }
+        let h = self.conv_norm_out.forward(&h).silu();
+        (self.conv_out.forward(&h), features)
+    }
+}

@@ -1,0 +1,93 @@
+//! The enhanced VAE: encoder, skip blocks and decoder (paper, section 3.2).
+
+use tch::Tensor;
+
+use super::decoder::{Decoder, SkipBlock};
+use super::encoder::Encoder;
+use crate::Result;
+use crate::config::VaeConfig;
+use crate::nn::{Conv2d, Params};
+
+/// What the encoder makes of an image.
+pub struct Encoded {
+    /// `[B, c, H/f, W/f]`: the posterior's mode times the scaling factor.
+    pub latents: Tensor,
+    /// The skip blocks' outputs, lowest resolution first; empty for a plain VAE.
+    pub skips: Vec<Tensor>,
+}
+
+/// An autoencoder whose encoder features reach the decoder directly.
+pub struct Evae {
+    encoder: Encoder,
+    quant_conv: Conv2d,
+    post_quant_conv: Conv2d,
+    decoder: Decoder,
+    /// Per encoder level, highest resolution first.
+    skip_blocks: Vec<SkipBlock>,
+    latent_channels: i64,
+    scaling_factor: f64,
+}
+
+impl Evae {
+    /// Names as in diffusers' `AutoencoderKL`; the skips are `skip_blocks.{level}.conv{n}`.
+    ///
+    /// # Errors
+    /// A parameter that is missing or of another shape.
+    pub fn new(p: &Params, config: &VaeConfig) -> Result<Self> {
+        let c = config.latent_channels;
+        let mut skip_blocks = Vec::new();
+        if config.skip_layers > 0 {
+            for (level, &width) in config.block_out_channels.iter().enumerate() {
+                let p = p.pp("skip_blocks").pp(level);
+                skip_blocks.push(SkipBlock::new(&p, width, config.skip_layers)?);
+            }
+        }
+        Ok(Evae {
+            encoder: Encoder::new(&p.pp("encoder"), config)?,
+            quant_conv: Conv2d::new(&p.pp("quant_conv"), 2 * c, 2 * c, 1)?,
+            post_quant_conv: Conv2d::new(&p.pp("post_quant_conv"), c, c, 1)?,
+            decoder: Decoder::new(&p.pp("decoder"), config)?,
+            skip_blocks,
+            latent_channels: c,
+            scaling_factor: config.scaling_factor,
+        })
+    }
+
+    /// `[B, 3, H, W]` in [-1, 1]. The mode is taken, never a sample: sampling makes video flicker.
+    pub fn encode(&self, x: &Tensor) -> Encoded {
+        let (moments, features) = self.encoder.forward(x);
+        let mode = self.quant_conv.forward(&moments).narrow(1, 0, self.latent_channels);
+        let levels = self.skip_blocks.iter().zip(&features).rev();
+        Encoded {
+            latents: mode * self.scaling_factor,
+            skips: levels.map(|(block, x)| block.forward(x)).collect(),
+        }
+    }
+
+    /// `latents` as [`Evae::encode`] gives them; the image is `[B, 3, H, W]`.
+    pub fn decode(&self, latents: &Tensor, skips: &[Tensor]) -> Tensor {
+        let z = self.post_quant_conv.forward(&(latents / self.scaling_factor));
+        self.decoder.forward(&z, skips)
+    }
+}
+
+/// `[B, C, H, W]` to `[B, patch² C, H/patch, W/patch]`, channels-last, channel order (row, column, C).
+pub(super) fn patchify(x: &Tensor, patch: i64) -> Tensor {
+    let (b, c, h, w) = x.size4().expect("an image has four dimensions");
+    x.permute([0, 2, 3, 1])
+        .reshape([b, h / patch, patch, w / patch, patch * c])
+        .transpose(2, 3)
+        .reshape([b, h / patch, w / patch, patch * patch * c])
+        .permute([0, 3, 1, 2])
+}
+
+/// The inverse of [`patchify`].
+pub(super) fn unpatchify(x: &Tensor, patch: i64) -> Tensor {
+    let (b, c, h, w) = x.size4().expect("a feature map has four dimensions");
+    let c = c / (patch * patch);
+    x.permute([0, 2, 3, 1])
+        .reshape([b, h, w, patch, patch * c])
+        .transpose(2, 3)
+        .reshape([b, h * patch, w * patch, c])
+        .permute([0, 3, 1, 2])
+}

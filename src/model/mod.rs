@@ -1,0 +1,85 @@
+//! The OSDD model: eVAE, noise predictor, one step (Liu et al., arXiv 2503.06537).
+//!
+//! A model is cheap to build from tensors that exist: it holds references to them, so merging the adapters in place
+//! changes the model too.
+
+mod decoder;
+mod encoder;
+mod evae;
+mod scheduler;
+mod unet;
+mod unet_blocks;
+
+use tch::Tensor;
+
+pub use evae::Evae;
+pub use scheduler::OneStep;
+pub use unet::{UNet2DConditionModel, UnetTrace};
+
+use crate::Result;
+use crate::config::ModelConfig;
+use crate::nn::{Init, Params, Shapes, channels_last};
+
+/// eVAE, UNet and learned prompt, joined by one step of diffusion.
+pub struct OsddModel {
+    pub vae: Evae,
+    pub unet: UNet2DConditionModel,
+    pub prompt: Tensor,
+    step: OneStep,
+    timestep: usize,
+    residual_output: bool,
+}
+
+impl OsddModel {
+    /// Tensor names start with `vae.` and `unet.`; the prompt is `prompt.embedding`, `[1, tokens, dim]`.
+    ///
+    /// # Errors
+    /// A parameter that is missing or of another shape.
+    pub fn new(p: &Params, config: &ModelConfig) -> Result<Self> {
+        let unet = &config.unet;
+        let prompt_shape = [1, config.prompt.tokens, unet.cross_attention_dim];
+        Ok(OsddModel {
+            vae: Evae::new(&p.pp("vae"), &config.vae)?,
+            unet: UNet2DConditionModel::new(&p.pp("unet"), unet, config.vae.latent_channels)?,
+            prompt: p.pp("prompt").get("embedding", &prompt_shape, Init::Normal(0.02))?,
+            step: OneStep::new(&config.scheduler),
+            timestep: config.scheduler.timestep,
+            residual_output: config.vae.residual_output,
+        })
+    }
+
+    /// Blurry image `[B, 3, H, W]` in [-1, 1] to its restoration, same shape and range but not clamped.
+    ///
+    /// H and W must be multiples of [`ModelConfig::size_multiple`].
+    pub fn forward(&self, x_l: &Tensor) -> Tensor {
+        let x_l = channels_last(x_l);
+        let encoded = self.vae.encode(&x_l);
+        let noise = self.unet.forward(&encoded.latents, self.timestep as f64, &self.prompt);
+        let z_h = self.step.denoise(&encoded.latents, &noise);
+        let x_h = self.vae.decode(&z_h, &encoded.skips);
+        if self.residual_output { x_h + x_l } else { x_h }
+    }
+}
+
+/// Number of parameters of each part and of the whole: `(vae, unet, prompt)`.
+///
+/// # Errors
+/// None in practice; libtorch may fail to make a view.
+pub fn count_parameters(config: &ModelConfig) -> Result<(u64, u64, u64)> {
+    let shapes = parameter_shapes(config)?;
+    let sum = |prefix: &str| {
+        let own = shapes.iter().filter(|(name, _)| name.starts_with(prefix));
+        own.map(|(_, shape)| shape.iter().product::<i64>() as u64).sum()
+    };
+    Ok((sum("vae."), sum("unet."), sum("prompt.")))
+}
+
+/// Name and shape of every parameter of a model, without adapters.
+///
+/// # Errors
+/// None in practice; libtorch may fail to make a view.
+pub fn parameter_shapes(config: &ModelConfig) -> Result<std::collections::BTreeMap<String, Vec<i64>>> {
+    let shapes = Shapes::default();
+    OsddModel::new(&Params::new(&shapes), config)?;
+    Ok(shapes.into_map())
+}

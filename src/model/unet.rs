@@ -1,0 +1,138 @@
+//! The noise predictor ε_θ(z_t, c, t): a UNet with cross-attention to the prompt.
+
+use tch::{Kind, Tensor};
+
+use super::unet_blocks::{DownBlock2D, MidBlock2DCrossAttn, UpBlock2D};
+use crate::Result;
+use crate::config::UnetConfig;
+use crate::nn::{Conv2d, ImageNorm, Linear, Params};
+
+/// UNet of Stable Diffusion 2.1's structure; names as in diffusers' class of this name.
+pub struct UNet2DConditionModel {
+    conv_in: Conv2d,
+    time_embedding: (Linear, Linear),
+    down_blocks: Vec<DownBlock2D>,
+    mid_block: MidBlock2DCrossAttn,
+    up_blocks: Vec<UpBlock2D>,
+    conv_norm_out: ImageNorm,
+    conv_out: Conv2d,
+    time_channels: i64,
+}
+
+/// Outputs of every stage of the UNet, for layer-by-layer comparison.
+pub struct UnetTrace {
+    pub conv_in: Tensor,
+    pub time_embedding: Tensor,
+    pub down_blocks: Vec<Tensor>,
+    pub mid_block: Tensor,
+    pub up_blocks: Vec<Tensor>,
+    pub output: Tensor,
+}
+
+/// GroupNorm epsilon of Stable Diffusion's UNet.
+pub(super) const EPS: f64 = 1e-5;
+
+impl UNet2DConditionModel {
+    /// # Errors
+    /// A parameter that is missing or of another shape.
+    pub fn new(p: &Params, config: &UnetConfig, latent_channels: i64) -> Result<Self> {
+        let widths = &config.block_out_channels;
+        let (levels, first, last) = (widths.len(), widths[0], widths[widths.len() - 1]);
+        let temb = config.time_embed_dim;
+        let mut down_blocks = Vec::new();
+        // Widths of the residuals that the up blocks take back, last first.
+        let mut residuals = vec![first];
+        for level in 0..levels {
+            let inputs = widths[level.saturating_sub(1)];
+            let downsample = level + 1 < levels;
+            let p = p.pp("down_blocks").pp(level);
+            down_blocks.push(DownBlock2D::new(&p, config, level, inputs, downsample)?);
+            let count = config.layers_per_block + usize::from(downsample);
+            residuals.extend(std::iter::repeat_n(widths[level], count));
+        }
+        let mut up_blocks = Vec::new();
+        let mut inputs = last;
+        for (i, level) in (0..levels).rev().enumerate() {
+            let p = p.pp("up_blocks").pp(i);
+            let skips = residuals.split_off(residuals.len() - config.layers_per_block - 1);
+            up_blocks.push(UpBlock2D::new(&p, config, level, inputs, &skips, level > 0)?);
+            inputs = widths[level];
+        }
+        let t = p.pp("time_embedding");
+        Ok(UNet2DConditionModel {
+            conv_in: Conv2d::new(&p.pp("conv_in"), latent_channels, first, 3)?,
+            time_embedding: (
+                Linear::new(&t.pp("linear_1"), first, temb, true)?,
+                Linear::new(&t.pp("linear_2"), temb, temb, true)?,
+            ),
+            down_blocks,
+            mid_block: MidBlock2DCrossAttn::new(&p.pp("mid_block"), config)?,
+            up_blocks,
+            conv_norm_out: ImageNorm::new(&p.pp("conv_norm_out"), config.norm, first, EPS)?,
+            conv_out: Conv2d::new(&p.pp("conv_out"), first, latent_channels, 3)?,
+            time_channels: first,
+        })
+    }
+
+    /// `z_t` `[B, c, h, w]`, timestep t, `prompt` `[1, M, dim]`; gives the predicted noise `[B, c, h, w]`.
+    pub fn forward(&self, z_t: &Tensor, timestep: f64, prompt: &Tensor) -> Tensor {
+        self.run(z_t, timestep, prompt, &mut |_, _| ())
+    }
+
+    /// As [`UNet2DConditionModel::forward`], keeping every stage's output.
+    pub fn trace(&self, z_t: &Tensor, timestep: f64, prompt: &Tensor) -> UnetTrace {
+        let mut stages: Vec<(Stage, Tensor)> = Vec::new();
+        let output = self.run(z_t, timestep, prompt, &mut |stage, x| {
+            stages.push((stage, x.shallow_clone()));
+        });
+        let take = |wanted: Stage| -> Vec<Tensor> {
+            let of_stage = stages.iter().filter(|(stage, _)| *stage == wanted);
+            of_stage.map(|(_, x)| x.shallow_clone()).collect()
+        };
+        UnetTrace {
+            conv_in: take(Stage::ConvIn).remove(0),
+            time_embedding: self.embed_time(timestep, prompt),
+            down_blocks: take(Stage::Down),
+            mid_block: take(Stage::Mid).remove(0),
+            up_blocks: take(Stage::Up),
+            output,
+        }
+    }
+
+    fn run(&self, z_t: &Tensor, timestep: f64, prompt: &Tensor, see: &mut dyn FnMut(Stage, &Tensor)) -> Tensor {
+        let temb = self.embed_time(timestep, prompt);
+        let mut h = self.conv_in.forward(z_t);
+        see(Stage::ConvIn, &h);
+        let mut residuals = vec![h.shallow_clone()];
+        for block in &self.down_blocks {
+            h = block.forward(&h, &temb, prompt, &mut residuals);
+            see(Stage::Down, &h);
+        }
+        h = self.mid_block.forward(&h, &temb, prompt);
+        see(Stage::Mid, &h);
+        for block in &self.up_blocks {
+            h = block.forward(&h, &temb, prompt, &mut residuals);
+            see(Stage::Up, &h);
+        }
+        self.conv_out.forward(&self.conv_norm_out.forward(&h).silu())
+    }
+
+    /// Sinusoidal embedding of t (cosines first), through two linear layers: `[1, time_embed_dim]`.
+    fn embed_time(&self, timestep: f64, like: &Tensor) -> Tensor {
+        let half = self.time_channels / 2;
+        let options = (Kind::Float, like.device());
+        let exponent = Tensor::arange(half, options) * (-(10000f64.ln()) / half as f64);
+        let angles = exponent.exp() * timestep;
+        let sinusoid = Tensor::cat(&[angles.cos(), angles.sin()], 0).unsqueeze(0);
+        let (linear_1, linear_2) = &self.time_embedding;
+        linear_2.forward(&linear_1.forward(&sinusoid.to_kind(like.kind())).silu())
+    }
+}
+
+#[derive(PartialEq)]
+enum Stage {
+    ConvIn,
+    Down,
+    Mid,
+    Up,
+}

@@ -1,0 +1,89 @@
+//! Linear and convolution layers.
+
+use tch::Tensor;
+
+use super::{Init, Params};
+use crate::Result;
+
+/// `y = x Wᵀ + b` on the last dimension.
+pub struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// `weight` is `[out, in]`, `bias` `[out]`.
+    ///
+    /// # Errors
+    /// A parameter that is missing or of another shape.
+    pub fn new(p: &Params, in_features: i64, out_features: i64, bias: bool) -> Result<Self> {
+        let init = Init::FanIn(in_features);
+        Ok(Linear {
+            weight: p.get("weight", &[out_features, in_features], init)?,
+            bias: if bias {
+                Some(p.get("bias", &[out_features], init)?)
+            } else {
+                None
+            },
+        })
+    }
+
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        x.linear(&self.weight, self.bias.as_ref())
+    }
+}
+
+/// Two-dimensional convolution with bias.
+pub struct Conv2d {
+    weight: Tensor,
+    bias: Tensor,
+    stride: i64,
+    padding: i64,
+}
+
+impl Conv2d {
+    /// `weight` is `[out, in, kernel, kernel]`; stride 1, zero padding that keeps the size.
+    ///
+    /// # Errors
+    /// A parameter that is missing or of another shape.
+    pub fn new(p: &Params, in_channels: i64, out_channels: i64, kernel: i64) -> Result<Self> {
+        let init = Init::FanIn(in_channels * kernel * kernel);
+        Self::with_init(p, in_channels, out_channels, kernel, init)
+    }
+
+    /// As [`Conv2d::new`], but starts at zero when created for training.
+    ///
+    /// # Errors
+    /// A parameter that is missing or of another shape.
+    pub fn zeroed(p: &Params, in_channels: i64, out_channels: i64, kernel: i64) -> Result<Self> {
+        Self::with_init(p, in_channels, out_channels, kernel, Init::Zeros)
+    }
+
+    fn with_init(p: &Params, in_channels: i64, out_channels: i64, k: i64, init: Init) -> Result<Self> {
+        Ok(Conv2d {
+            weight: p.get("weight", &[out_channels, in_channels, k, k], init)?,
+            bias: p.get("bias", &[out_channels], init)?,
+            stride: 1,
+            padding: k / 2,
+        })
+    }
+
+    /// The same layer with another stride and padding.
+    pub fn strided(self, stride: i64, padding: i64) -> Self {
+        Conv2d {
+            stride,
+            padding,
+            ..self
+        }
+    }
+
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        let (stride, padding) = ([self.stride; 2], [self.padding; 2]);
+        x.conv2d(&self.weight, Some(&self.bias), stride, padding, [1, 1], 1)
+    }
+}
+
+/// `x` `[B, C, H, W]` with its channels innermost in memory: a view where it already is, else a copy.
+pub fn channels_last(x: &Tensor) -> Tensor {
+    x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
+}

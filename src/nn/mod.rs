@@ -1,0 +1,20 @@
+//! Layers of the model on libtorch tensors, named and shaped as in diffusers.
+//!
+//! Activations are `[B, C, H, W]`, in channels-last memory wherever they come from a frame. Layers may use tch and
+//! nothing above them.
+
+mod attention;
+mod basic;
+mod norm;
+mod params;
+mod resnet;
+mod sample;
+mod transformer;
+
+pub use attention::{Attention, AttnBlock};
+pub use basic::{Conv2d, Linear, channels_last};
+pub use norm::{ImageNorm, LayerNorm, NormKind};
+pub use params::{Init, Initializer, Params, Shapes, Source, TensorMap};
+pub use resnet::{ResnetBlock2D, ResnetShape};
+pub use sample::{Downsample2D, Upsample2D};
+pub use transformer::{Transformer2DModel, TransformerShape};

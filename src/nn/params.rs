@@ -1,0 +1,145 @@
+//! Where layers take their parameters from: a checked set of tensors, an initialiser, or a list of shapes.
+//!
+//! A layer names each parameter once, with its shape, as in `p.get("weight", &[out, in], init)`. The same code
+//! then loads a model strictly, creates one for training, or only counts its parameters.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+use tch::{Device, Kind, Tensor};
+
+use crate::{Error, Result};
+
+/// Values of a parameter that is created for training.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    Zeros,
+    Ones,
+    /// Uniform in ±1/sqrt(fan_in), PyTorch's default for convolutions and linear layers.
+    FanIn(i64),
+    /// Normal with this standard deviation.
+    Normal(f64),
+}
+
+/// Something that answers a layer's request for a parameter.
+pub trait Source {
+    /// The tensor called `name`, of exactly `shape`.
+    ///
+    /// # Errors
+    /// A missing tensor or one of another shape.
+    fn fetch(&self, name: &str, shape: &[i64], init: Init) -> Result<Tensor>;
+}
+
+/// A [`Source`] and a position in its tree of names.
+pub struct Params<'a> {
+    source: &'a dyn Source,
+    path: String,
+}
+
+impl<'a> Params<'a> {
+    /// The root of `source`'s names.
+    pub fn new(source: &'a dyn Source) -> Self {
+        Params {
+            source,
+            path: String::new(),
+        }
+    }
+
+    /// The subtree `name`; its segment becomes part of every tensor's name.
+    pub fn pp(&self, name: impl Display) -> Params<'a> {
+        let path = if self.path.is_empty() {
+            name.to_string()
+        } else {
+            format!("{}.{name}", self.path)
+        };
+        Params {
+            source: self.source,
+            path,
+        }
+    }
+
+    /// The parameter `name` here, checked against `shape`.
+    ///
+    /// # Errors
+    /// See [`Source::fetch`].
+    pub fn get(&self, name: &str, shape: &[i64], init: Init) -> Result<Tensor> {
+        let full = format!("{}.{name}", self.path);
+        self.source.fetch(full.trim_start_matches('.'), shape, init)
+    }
+}
+
+/// Named tensors, for instance those of a loaded model.
+pub type TensorMap = BTreeMap<String, Tensor>;
+
+impl Source for TensorMap {
+    fn fetch(&self, name: &str, shape: &[i64], _init: Init) -> Result<Tensor> {
+        let tensor = self.get(name).ok_or_else(|| Error::TensorMissing {
+            name: name.into(),
+            file: "memory".into(),
+        })?;
+        if tensor.size() != shape {
+            return Err(Error::TensorShape {
+                name: name.into(),
+                file: "memory".into(),
+                expected: shape.into(),
+                got: tensor.size(),
+            });
+        }
+        Ok(tensor.shallow_clone())
+    }
+}
+
+/// Creates every parameter that is asked for, in float32 on the CPU; seed with [`tch::manual_seed`].
+#[derive(Default)]
+pub struct Initializer {
+    made: RefCell<TensorMap>,
+}
+
+impl Initializer {
+    /// All parameters made so far.
+    pub fn into_tensors(self) -> TensorMap {
+        self.made.into_inner()
+    }
+}
+
+impl Source for Initializer {
+    fn fetch(&self, name: &str, shape: &[i64], init: Init) -> Result<Tensor> {
+        let options = (Kind::Float, Device::Cpu);
+        let tensor = match init {
+            Init::Zeros => Tensor::f_zeros(shape, options)?,
+            Init::Ones => Tensor::f_ones(shape, options)?,
+            Init::FanIn(fan_in) => {
+                let bound = 1.0 / (fan_in as f64).sqrt();
+                Tensor::f_empty(shape, options)?.f_uniform_(-bound, bound)?
+            }
+            Init::Normal(std) => Tensor::f_empty(shape, options)?.f_normal_(0.0, std)?,
+        };
+        self.made
+            .borrow_mut()
+            .insert(name.to_owned(), tensor.shallow_clone());
+        Ok(tensor)
+    }
+}
+
+/// Records names and shapes without allocating any parameter.
+#[derive(Default)]
+pub struct Shapes {
+    seen: RefCell<BTreeMap<String, Vec<i64>>>,
+}
+
+impl Shapes {
+    /// Name and shape of every parameter that was asked for.
+    pub fn into_map(self) -> BTreeMap<String, Vec<i64>> {
+        self.seen.into_inner()
+    }
+}
+
+impl Source for Shapes {
+    fn fetch(&self, name: &str, shape: &[i64], _init: Init) -> Result<Tensor> {
+        self.seen.borrow_mut().insert(name.into(), shape.into());
+        // One element seen through zero strides: the right shape, no memory.
+        let one = Tensor::f_zeros([1], (Kind::Float, Device::Cpu))?;
+        Ok(one.f_expand(shape, false)?)
+    }
+}

@@ -1,0 +1,78 @@
+//! The residual block of UNet and autoencoder.
+
+use tch::Tensor;
+
+use super::{Conv2d, ImageNorm, Linear, NormKind, Params};
+use crate::Result;
+
+/// `x + conv2(silu(norm2(conv1(silu(norm1(x))) + time)))`, with a 1x1 shortcut where the width changes.
+///
+/// A block may take `skip_channels` more channels that enter beside the normalised input, at `conv1` and at the
+/// shortcut: the eVAE's skip connection. They stay out of `norm1`, so that zero weights for them give the plain block.
+pub struct ResnetBlock2D {
+    norm1: ImageNorm,
+    conv1: Conv2d,
+    time_emb_proj: Option<Linear>,
+    norm2: ImageNorm,
+    conv2: Conv2d,
+    conv_shortcut: Option<Conv2d>,
+}
+
+/// Widths and norm of a [`ResnetBlock2D`].
+#[derive(Clone, Copy)]
+pub struct ResnetShape {
+    pub in_channels: i64,
+    pub out_channels: i64,
+    pub skip_channels: i64,
+    /// Width of the time embedding; `None` in the autoencoder.
+    pub temb_channels: Option<i64>,
+    pub norm: NormKind,
+    pub eps: f64,
+}
+
+impl ResnetBlock2D {
+    /// # Errors
+    /// A parameter that is missing or of another shape.
+    pub fn new(p: &Params, shape: ResnetShape) -> Result<Self> {
+        let ResnetShape {
+            in_channels,
+            out_channels,
+            skip_channels,
+            ..
+        } = shape;
+        let wide = in_channels + skip_channels;
+        Ok(ResnetBlock2D {
+            norm1: ImageNorm::new(&p.pp("norm1"), shape.norm, in_channels, shape.eps)?,
+            conv1: Conv2d::new(&p.pp("conv1"), wide, out_channels, 3)?,
+            time_emb_proj: match shape.temb_channels {
+                Some(temb) => Some(Linear::new(&p.pp("time_emb_proj"), temb, out_channels, true)?),
+                None => None,
+            },
+            norm2: ImageNorm::new(&p.pp("norm2"), shape.norm, out_channels, shape.eps)?,
+            conv2: Conv2d::new(&p.pp("conv2"), out_channels, out_channels, 3)?,
+            conv_shortcut: if wide != out_channels {
+                Some(Conv2d::new(&p.pp("conv_shortcut"), wide, out_channels, 1)?)
+            } else {
+                None
+            },
+        })
+    }
+
+    /// `x` `[B, in, H, W]`, `skip` `[B, skip_channels, H, W]`, `temb` `[1, temb_channels]`; gives `[B, out, H, W]`.
+    pub fn forward(&self, x: &Tensor, skip: Option<&Tensor>, temb: Option<&Tensor>) -> Tensor {
+        let mut h = self.norm1.forward(x).silu();
+        if let Some(skip) = skip {
+            h = Tensor::cat(&[&h, skip], 1);
+        }
+        h = self.conv1.forward(&h);
+        if let (Some(proj), Some(temb)) = (&self.time_emb_proj, temb) {
+            h += proj.forward(&temb.silu()).unsqueeze(-1).unsqueeze(-1);
+        }
+        h = self.conv2.forward(&self.norm2.forward(&h).silu());
+        match (&self.conv_shortcut, skip) {
+            (Some(shortcut), Some(skip)) => h + shortcut.forward(&Tensor::cat(&[x, skip], 1)),
+            (Some(shortcut), None) => h + shortcut.forward(x),
+            (None, _) => h + x,
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! A training run's configuration: `models/<preset>/train/*.json`.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::MixConfig;
+use crate::{Error, Result};
+
+/// Everything that shapes a training run. Paths in `data` and `validation` are relative to the data folder.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    pub stage: Stage,
+    pub seed: i64,
+    pub data: DataConfig,
+    /// How samples are made; its crop size is replaced by each phase's.
+    pub mix: MixConfig,
+    /// Run one after the other; the learning rate follows one schedule over all of them.
+    pub phases: Vec<PhaseConfig>,
+    pub optimizer: OptimizerKind,
+    /// At the end of the warm-up; it falls to a hundredth of this along a cosine.
+    pub learning_rate: f64,
+    pub warmup_iterations: u64,
+    pub weight_decay: f64,
+    /// Gradients are scaled down to this norm where they exceed it.
+    pub max_grad_norm: f64,
+    /// Decay of the moving average of the weights, which is what is saved and validated.
+    pub ema_decay: f64,
+    pub loss: LossConfig,
+    #[serde(default)]
+    pub validation: Vec<ValidationConfig>,
+}
+
+/// What is trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// All weights, eVAE and UNet together, without adapters.
+    Base,
+    /// LoRA_r on frozen weights.
+    AdapterR,
+    /// LoRA_s on frozen weights.
+    AdapterS,
+}
+
+/// Where samples come from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DataConfig {
+    /// Folders of sharp photographs.
+    pub photos: Vec<PathBuf>,
+    /// Folders with `blurry/` and `sharp/` of equal names.
+    pub pairs: Vec<PathBuf>,
+    /// High-frame-rate videos of sharp frames.
+    pub clips: Vec<PathBuf>,
+}
+
+/// A stretch of iterations with one crop size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PhaseConfig {
+    pub iterations: u64,
+    /// Side of the square crops in pixels.
+    pub crop_size: usize,
+    pub batch_size: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OptimizerKind {
+    /// Adam with decoupled weight decay (Loshchilov & Hutter 2019).
+    AdamW,
+    /// Orthogonalised momentum (Jordan et al. 2024) for matrices and kernels, AdamW at a twentieth of the rate for the rest.
+    Muon,
+}
+
+/// Weights of the loss terms; images in [0, 1].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LossConfig {
+    /// Mean absolute difference.
+    pub l1: f64,
+    /// Mean squared difference (the paper's stage 2).
+    pub l2: f64,
+    /// Mean absolute difference of the orthonormal Fourier transforms.
+    pub fft: f64,
+    /// Mean absolute difference of the Sobel gradients of grey images.
+    pub edge: f64,
+    /// Mean absolute difference of the local means of the Sobel magnitude: asks for as much detail as the truth has
+    /// nearby, wherever exactly it lies.
+    pub detail: f64,
+}
+
+/// Pairs that are measured during training.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ValidationConfig {
+    pub name: String,
+    pub blurry: PathBuf,
+    pub sharp: PathBuf,
+    /// Only files whose names start with this.
+    #[serde(default)]
+    pub prefix: String,
+    /// Only files whose names end with this (without extension).
+    #[serde(default)]
+    pub suffix: String,
+}
+
+impl TrainConfig {
+    /// # Errors
+    /// [`Error::Config`] for bad JSON, unknown fields and values out of range.
+    pub fn from_json(json: &str, file: &str) -> Result<Self> {
+        let fail = |reason: String| Error::Config {
+            file: file.into(),
+            reason,
+        };
+        let config: TrainConfig = serde_json::from_str(json).map_err(|e| fail(e.to_string()))?;
+        let finite_positive = |x: f64| x.is_finite() && x > 0.0;
+        if config.phases.iter().map(|p| p.iterations).sum::<u64>() == 0 {
+            return Err(fail("phases have no iterations".into()));
+        }
+        if config.phases.iter().any(|p| p.batch_size == 0 || p.crop_size == 0) {
+            return Err(fail("a phase needs a batch_size and a crop_size of at least 1".into()));
+        }
+        if !finite_positive(config.learning_rate) || !finite_positive(config.max_grad_norm) {
+            return Err(fail("learning_rate and max_grad_norm must be above 0".into()));
+        }
+        if !(0.0..1.0).contains(&config.ema_decay) {
+            return Err(fail(format!("ema_decay = {}, must be in [0, 1)", config.ema_decay)));
+        }
+        Ok(config)
+    }
+
+    /// Iterations of all phases.
+    pub fn iterations(&self) -> u64 {
+        self.phases.iter().map(|p| p.iterations).sum()
+    }
+
+    /// Learning rate of an iteration, counted from 0.
+    pub fn learning_rate_at(&self, iteration: u64) -> f64 {
+        let warmup = ((iteration + 1) as f64 / (self.warmup_iterations + 1) as f64).min(1.0);
+        let done = iteration as f64 / self.iterations() as f64;
+        let cosine = 0.5 * (1.0 + (std::f64::consts::PI * done).cos());
+        self.learning_rate * warmup * (0.01 + 0.99 * cosine)
+    }
+}

@@ -1,0 +1,269 @@
+//! Reading and writing safetensors, with every check before a tensor reaches a layer.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use tch::{Kind, Tensor};
+
+use super::adapter::{Adapter, lora_shapes};
+use crate::config::{ModelConfig, WeightsDtype};
+use crate::model::parameter_shapes;
+use crate::nn::TensorMap;
+use crate::{Error, Result};
+
+/// A model's configuration and tensors, checked against each other; float32 on the CPU.
+pub struct Weights {
+    pub config: ModelConfig,
+    /// Parameters without adapters.
+    pub base: TensorMap,
+    /// LoRA_r, trained for fidelity on real pairs.
+    pub lora_r: Option<TensorMap>,
+    /// LoRA_s, trained for detail on synthetic pairs.
+    pub lora_s: Option<TensorMap>,
+}
+
+/// One safetensors file in memory: its name for errors, and its bytes.
+pub(super) type NamedBytes<'a> = (String, Cow<'a, [u8]>);
+
+impl Weights {
+    /// Reads `config.json` and every `*.safetensors` of a folder.
+    ///
+    /// # Errors
+    /// A file that cannot be read, and each way in which tensors do not fit the configuration.
+    pub fn from_dir(dir: &Path) -> Result<Self> {
+        let read = |path: &Path| {
+            fs::read(path).map_err(|source| Error::Io {
+                path: path.to_owned(),
+                source,
+            })
+        };
+        let config_path = dir.join("config.json");
+        let json = read(&config_path)?;
+        let entries = fs::read_dir(dir).map_err(|source| Error::Io {
+            path: dir.to_owned(),
+            source,
+        })?;
+        let mut paths: Vec<_> = entries.filter_map(|e| e.ok().map(|e| e.path())).collect();
+        paths.retain(|path| path.extension().is_some_and(|e| e == "safetensors"));
+        paths.sort();
+        if paths.is_empty() {
+            return Err(Error::Config {
+                file: config_path.display().to_string(),
+                reason: "there are no .safetensors files beside it".into(),
+            });
+        }
+        let mut files = Vec::new();
+        for path in paths {
+            files.push((path.display().to_string(), Cow::Owned(read(&path)?)));
+        }
+        let json = String::from_utf8_lossy(&json);
+        Self::from_bytes(&json, &config_path.display().to_string(), &files)
+    }
+
+    /// As [`Weights::from_dir`], from memory.
+    pub(super) fn from_bytes(json: &str, config_file: &str, files: &[NamedBytes]) -> Result<Self> {
+        let config = ModelConfig::from_json(json, config_file)?;
+        let mut found = read_tensors(files)?;
+        let dtype = dtypes(config.weights_dtype);
+        let all = files.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
+        let base = take_all(&mut found, "", &parameter_shapes(&config)?, dtype, &all)?;
+        let lora = lora_shapes(&config)?;
+        let mut take_lora = |adapter: Adapter| {
+            let prefix = format!("{}.", adapter.prefix());
+            if !found.keys().any(|name| name.starts_with(&prefix)) {
+                return Ok(None);
+            }
+            take_all(&mut found, &prefix, &lora, dtype, &all).map(Some)
+        };
+        let (lora_r, lora_s) = (take_lora(Adapter::R)?, take_lora(Adapter::S)?);
+        if let Some((name, found)) = found.pop_first() {
+            return Err(Error::TensorUnexpected {
+                name,
+                file: found.file.to_owned(),
+            });
+        }
+        Ok(Weights {
+            config,
+            base,
+            lora_r,
+            lora_s,
+        })
+    }
+
+    /// Writes `config.json` and `model.safetensors` into `dir`, which is made if need be.
+    ///
+    /// # Errors
+    /// A file that cannot be written; the old one is then intact.
+    pub fn save(&self, dir: &Path) -> Result<()> {
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |source| Error::Io { path, source }
+        };
+        fs::create_dir_all(dir).map_err(io(dir))?;
+        let (_, kind) = dtypes(self.config.weights_dtype);
+        let mut tensors = BTreeMap::new();
+        let mut add = |prefix: &str, map: &TensorMap| {
+            for (name, tensor) in map {
+                tensors.insert(format!("{prefix}{name}"), tensor.to_kind(kind));
+            }
+        };
+        add("", &self.base);
+        for (adapter, lora) in [(Adapter::R, &self.lora_r), (Adapter::S, &self.lora_s)] {
+            if let Some(lora) = lora {
+                add(&format!("{}.", adapter.prefix()), lora);
+            }
+        }
+        save_safetensors(&dir.join("model.safetensors"), &tensors, None)?;
+        let json = serde_json::to_string_pretty(&self.config).expect("a config is plain data");
+        write_atomically(&dir.join("config.json"), json.as_bytes())
+    }
+}
+
+struct Found<'a> {
+    file: &'a str,
+    dtype: Dtype,
+    shape: Vec<i64>,
+    data: &'a [u8],
+}
+
+fn read_tensors<'a>(files: &'a [NamedBytes]) -> Result<BTreeMap<String, Found<'a>>> {
+    let mut found: BTreeMap<String, Found> = BTreeMap::new();
+    for (file, bytes) in files {
+        let parsed = SafeTensors::deserialize(bytes).map_err(|e| Error::NotSafetensors {
+            file: file.clone(),
+            reason: e.to_string(),
+        })?;
+        for (name, view) in parsed.iter() {
+            if let Some(other) = found.get(name) {
+                return Err(Error::TensorTwice {
+                    name: name.into(),
+                    first: other.file.into(),
+                    second: file.clone(),
+                });
+            }
+            let tensor = Found {
+                file,
+                dtype: view.dtype(),
+                shape: view.shape().iter().map(|&n| n as i64).collect(),
+                data: view.data(),
+            };
+            found.insert(name.into(), tensor);
+        }
+    }
+    Ok(found)
+}
+
+/// Moves the tensors of `shapes` out of `found`, each checked and widened to float32.
+fn take_all(
+    found: &mut BTreeMap<String, Found>,
+    prefix: &str,
+    shapes: &BTreeMap<String, Vec<i64>>,
+    (dtype, kind): (Dtype, Kind),
+    files: &str,
+) -> Result<TensorMap> {
+    let mut tensors = TensorMap::new();
+    for (short, shape) in shapes {
+        let name = format!("{prefix}{short}");
+        let Some(tensor) = found.remove(&name) else {
+            return Err(Error::TensorMissing {
+                name,
+                file: files.into(),
+            });
+        };
+        let file = tensor.file.to_owned();
+        if tensor.dtype != dtype {
+            return Err(Error::TensorDtype {
+                name,
+                file,
+                expected: format!("{dtype:?}"),
+                got: format!("{:?}", tensor.dtype),
+            });
+        }
+        if tensor.shape != *shape {
+            return Err(Error::TensorShape {
+                name,
+                file,
+                expected: shape.clone(),
+                got: tensor.shape,
+            });
+        }
+        let value = Tensor::f_from_data_size(tensor.data, shape, kind)?.f_to_kind(Kind::Float)?;
+        if value.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+            return Err(Error::TensorNotFinite { name, file });
+        }
+        tensors.insert(short.clone(), value);
+    }
+    Ok(tensors)
+}
+
+/// Writes tensors and some text to one file, through a temporary file beside it.
+///
+/// # Errors
+/// A tensor of a dtype that cannot be stored, or a file that cannot be written; the old one is then intact.
+pub fn save_safetensors(
+    path: &Path,
+    tensors: &TensorMap,
+    metadata: Option<HashMap<String, String>>,
+) -> Result<()> {
+    let mut bytes = Vec::new();
+    for (name, tensor) in tensors {
+        let tensor = tensor.detach().f_to_device(tch::Device::Cpu)?.f_contiguous()?;
+        let mut data = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
+        tensor.f_copy_data_u8(&mut data, tensor.numel())?;
+        let shape: Vec<usize> = tensor.size().iter().map(|&n| n as usize).collect();
+        bytes.push((name, stored_dtype(tensor.kind())?, shape, data));
+    }
+    let failed = |reason: String| Error::NotSafetensors {
+        file: path.display().to_string(),
+        reason,
+    };
+    let mut views = Vec::new();
+    for (name, dtype, shape, data) in &bytes {
+        let view = TensorView::new(*dtype, shape.clone(), data).map_err(|e| failed(e.to_string()))?;
+        views.push((name.as_str(), view));
+    }
+    let file = safetensors::serialize(views, metadata).map_err(|e| failed(e.to_string()))?;
+    write_atomically(path, &file)
+}
+
+/// Writes a file under a temporary name beside `path`, then renames it.
+pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.tmp", std::process::id()));
+    let temporary = path.with_file_name(name);
+    let written = fs::File::create(&temporary).and_then(|mut file| {
+        std::io::Write::write_all(&mut file, bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    });
+    written.map_err(|source| {
+        let _ = fs::remove_file(&temporary);
+        Error::Io {
+            path: path.to_owned(),
+            source,
+        }
+    })
+}
+
+fn stored_dtype(kind: Kind) -> Result<Dtype> {
+    match kind {
+        Kind::Float => Ok(Dtype::F32),
+        Kind::Half => Ok(Dtype::F16),
+        Kind::BFloat16 => Ok(Dtype::BF16),
+        Kind::Int64 => Ok(Dtype::I64),
+        Kind::Uint8 => Ok(Dtype::U8),
+        other => Err(Error::Torch(format!("{other:?} tensors cannot be stored"))),
+    }
+}
+
+/// The dtype in safetensors' and in libtorch's terms.
+fn dtypes(dtype: WeightsDtype) -> (Dtype, Kind) {
+    match dtype {
+        WeightsDtype::F32 => (Dtype::F32, Kind::Float),
+        WeightsDtype::F16 => (Dtype::F16, Kind::Half),
+        WeightsDtype::Bf16 => (Dtype::BF16, Kind::BFloat16),
+    }
+}

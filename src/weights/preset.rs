@@ -1,0 +1,128 @@
+//! Which models there are, and where: built in, or in a folder.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use super::Weights;
+use super::file::NamedBytes;
+use crate::{Error, Result};
+
+/// `nano` is part of every binary, so that nothing has to be found on disk.
+const NANO_CONFIG: &str = include_str!("../../models/nano/config.json");
+const NANO_WEIGHTS: &[u8] = include_bytes!("../../models/nano/model.safetensors");
+
+/// A model that can be named.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelInfo {
+    pub name: String,
+    /// `built in`, or the folder.
+    pub origin: String,
+    /// Numbers in all tensors, adapters included.
+    pub parameters: u64,
+    /// Size of the weight files.
+    pub bytes: u64,
+    /// FNV-1a of the weight files, 64 bits in hexadecimal.
+    pub checksum: String,
+}
+
+/// Where a model's name leads.
+enum Place {
+    BuiltIn,
+    Folder(PathBuf),
+}
+
+/// Folders that hold models by name: `$OSDD_MODELS`, then `osdd/models` in the user's data folder.
+fn model_folders() -> Vec<PathBuf> {
+    let own = std::env::var_os("OSDD_MODELS").map(PathBuf::from);
+    let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from);
+    let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/share"));
+    let shared = data.or(home).map(|folder| folder.join("osdd/models"));
+    own.into_iter().chain(shared).collect()
+}
+
+fn find(name: &str) -> Result<Place> {
+    if name == "nano" {
+        return Ok(Place::BuiltIn);
+    }
+    let is_model = |dir: &PathBuf| dir.join("config.json").is_file();
+    let by_name = model_folders().into_iter().map(|folder| folder.join(name));
+    let plain = !name.is_empty() && !name.contains('/');
+    let mut candidates = std::iter::once(PathBuf::from(name)).chain(by_name.filter(|_| plain));
+    candidates.find(is_model).map(Place::Folder).ok_or_else(|| Error::ModelNotFound {
+        name: name.into(),
+        presets: "nano is built in".into(),
+    })
+}
+
+/// Loads a model by the name of a preset or by its folder.
+///
+/// # Errors
+/// [`Error::ModelNotFound`], and each way in which a model can be broken.
+pub fn load_model(name: &str) -> Result<Weights> {
+    match find(name)? {
+        Place::BuiltIn => Weights::from_bytes(NANO_CONFIG, "nano/config.json (built in)", &built_in()),
+        Place::Folder(dir) => Weights::from_dir(&dir),
+    }
+}
+
+/// The name under which a process shares a model: `nano`, or the folder with links resolved.
+pub(super) fn identity(name: &str) -> Result<String> {
+    Ok(match find(name)? {
+        Place::BuiltIn => "nano".into(),
+        Place::Folder(dir) => dir.canonicalize().unwrap_or(dir).display().to_string(),
+    })
+}
+
+fn built_in() -> [NamedBytes<'static>; 1] {
+    [("nano/model.safetensors (built in)".into(), Cow::Borrowed(NANO_WEIGHTS))]
+}
+
+/// The built-in model and those in the model folders; a folder that is broken is left out with a warning.
+pub fn installed_models() -> Vec<ModelInfo> {
+    let mut models = vec![info("nano", "built in", &built_in())];
+    for folder in model_folders() {
+        let Ok(entries) = std::fs::read_dir(&folder) else {
+            continue;
+        };
+        let mut dirs: Vec<_> = entries.filter_map(|e| e.ok().map(|e| e.path())).collect();
+        dirs.sort();
+        for dir in dirs.iter().filter(|dir| dir.join("config.json").is_file()) {
+            let name = dir.file_name().unwrap_or_default().to_string_lossy();
+            match weight_files(dir) {
+                Ok(files) => models.push(info(&name, &dir.display().to_string(), &files)),
+                Err(error) => tracing::warn!("model {} left out: {error}", dir.display()),
+            }
+        }
+    }
+    models
+}
+
+fn weight_files(dir: &Path) -> std::io::Result<Vec<NamedBytes<'static>>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "safetensors") {
+            files.push((path.display().to_string(), Cow::Owned(std::fs::read(&path)?)));
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn info(name: &str, origin: &str, files: &[NamedBytes]) -> ModelInfo {
+    let tensors = |(_, bytes): &NamedBytes| {
+        let header = safetensors::SafeTensors::deserialize(bytes);
+        header.map_or(0, |file| file.iter().map(|(_, t)| t.shape().iter().product::<usize>() as u64).sum())
+    };
+    let bytes = files.iter().flat_map(|(_, bytes)| bytes.iter());
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    ModelInfo {
+        name: name.into(),
+        origin: origin.into(),
+        parameters: files.iter().map(tensors).sum(),
+        bytes: files.iter().map(|(_, bytes)| bytes.len() as u64).sum(),
+        checksum: format!("{hash:016x}"),
+    }
+}

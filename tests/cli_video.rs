@@ -1,0 +1,341 @@
+//! `osdd deblur` on video files, and `osdd bench`: everything of the command line that goes through the element.
+#![cfg(feature = "cli")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
+
+use gst::prelude::*;
+use serde_json::Value;
+use tempfile::TempDir;
+
+const FRAMES: usize = 10;
+const VIDEO: &str = "videotestsrc num-buffers=10 ! video/x-raw,format=I420,width=64,height=48,framerate=25/1";
+const H264: &str = "x264enc speed-preset=ultrafast bframes=0 ! h264parse";
+
+fn folder() -> TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+fn osdd(folder: &TempDir, arguments: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_osdd"))
+        .args(arguments.split_whitespace())
+        .current_dir(folder.path())
+        .env_remove("OSDD_LOG")
+        .output()
+        .expect("osdd starts")
+}
+
+/// What the command says on standard error.
+fn succeeds(folder: &TempDir, arguments: &str) -> String {
+    let output = osdd(folder, arguments);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "osdd {arguments}: {text}");
+    text
+}
+
+fn fails(folder: &TempDir, arguments: &str) -> String {
+    let output = osdd(folder, arguments);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "osdd {arguments}: {text}");
+    assert_eq!(text.lines().count(), 1, "osdd {arguments}: {text}");
+    text
+}
+
+fn launch(folder: &TempDir, description: &str) -> gst::Pipeline {
+    gst::init().expect("GStreamer starts");
+    let description = description.replace("@", &format!("{}/", folder.path().display()));
+    let pipeline = gst::parse::launch(&description).unwrap_or_else(|error| panic!("{description}: {error}"));
+    pipeline.downcast().expect("several elements are a pipeline")
+}
+
+fn play(pipeline: &gst::Pipeline) {
+    let bus = pipeline.bus().expect("a bus");
+    pipeline.set_state(gst::State::Playing).expect("the pipeline plays");
+    let ends = [gst::MessageType::Eos, gst::MessageType::Error];
+    let message = bus.timed_pop_filtered(gst::ClockTime::from_seconds(120), &ends).expect("an end");
+    pipeline.set_state(gst::State::Null).expect("the pipeline stops");
+    if let gst::MessageView::Error(error) = message.view() {
+        panic!("{} ({:?})", error.error(), error.debug());
+    }
+}
+
+/// An elementary stream of a file.
+#[derive(Clone, Default)]
+struct Stream {
+    caps: Option<gst::Caps>,
+    times: Vec<gst::ClockTime>,
+    data: Vec<Vec<u8>>,
+    tags: Vec<gst::TagList>,
+}
+
+impl Stream {
+    fn field<'a, T: gst::glib::value::FromValue<'a>>(&'a self, name: &str) -> Option<T> {
+        self.caps.as_ref().and_then(|caps| caps.structure(0)).and_then(|structure| structure.get(name).ok())
+    }
+}
+
+/// The streams of a file by the name of their format.
+fn streams(folder: &TempDir, name: &str) -> BTreeMap<String, Stream> {
+    let pipeline = launch(folder, &format!("filesrc location=@{name} ! parsebin name=parse"));
+    let found = Arc::new(Mutex::new(BTreeMap::<String, Stream>::new()));
+    let (weak, kept) = (pipeline.downgrade(), Arc::clone(&found));
+    pipeline.by_name("parse").expect("parsebin").connect_pad_added(move |_, pad| {
+        let pipeline = weak.upgrade().expect("the pipeline lives");
+        let sink = gst::ElementFactory::make("fakesink").property("sync", false).build().expect("fakesink");
+        let queue = gst::ElementFactory::make("queue").build().expect("queue");
+        pipeline.add_many([&queue, &sink]).expect("a name of its own");
+        queue.link(&sink).expect("a sink that takes everything");
+        pad.link(&queue.static_pad("sink").expect("a sink pad")).expect("a queue that takes everything");
+        let (kept, name) = (Arc::clone(&kept), pad.name().to_string());
+        kept.lock().unwrap().entry(name.clone()).or_default().caps = pad.current_caps();
+        pad.add_probe(gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+            let mut kept = kept.lock().unwrap();
+            let stream = kept.entry(name.clone()).or_default();
+            match (&info.data, info.event().map(|event| event.view())) {
+                (Some(gst::PadProbeData::Buffer(buffer)), _) => {
+                    stream.times.extend(buffer.pts());
+                    stream.data.push(buffer.map_readable().expect("memory").to_vec());
+                }
+                (_, Some(gst::EventView::Caps(caps))) => stream.caps = Some(caps.caps_owned()),
+                (_, Some(gst::EventView::Tag(tag))) => stream.tags.push(tag.tag_owned()),
+                _ => {}
+            }
+            gst::PadProbeReturn::Ok
+        });
+        for element in [sink, queue] {
+            element.sync_state_with_parent().expect("it plays");
+        }
+    });
+    play(&pipeline);
+    let found = found.lock().unwrap();
+    let format = |stream: &Stream| stream.caps.as_ref()?.structure(0).map(|structure| structure.name().to_string());
+    found.values().filter_map(|stream| Some((format(stream)?, stream.clone()))).collect()
+}
+
+fn names(folder: &TempDir) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// 10 frames and as much sound.
+fn make(folder: &TempDir, name: &str, muxer: &str, video: &str, audio: &str) {
+    let sound = "audiotestsrc num-buffers=18 samplesperbuffer=1024 ! audio/x-raw,rate=48000 ! audioconvert";
+    play(&launch(
+        folder,
+        &format!("{video} ! queue ! {muxer} name=m ! filesink location=@{name} {sound} ! {audio} ! queue ! m."),
+    ));
+}
+
+fn same_times(before: &Stream, after: &Stream) {
+    assert_eq!(before.times.len(), after.times.len());
+    let from_first = |stream: &Stream| stream.times.iter().map(|time| time.saturating_sub(stream.times[0])).collect();
+    let (before, after): (Vec<gst::ClockTime>, Vec<gst::ClockTime>) = (from_first(before), from_first(after));
+    for (before, after) in before.iter().zip(&after) {
+        let difference = before.nseconds().abs_diff(after.nseconds());
+        assert!(difference <= 1_000_000, "{before} became {after}");
+    }
+}
+
+#[test]
+fn frames_and_sound_survive_in_matroska() {
+    let folder = folder();
+    make(&folder, "in.mkv", "matroskamux", &format!("{VIDEO} ! {H264}"), "opusenc");
+    succeeds(&folder, "deblur in.mkv -o out.mkv");
+    let (before, after) = (streams(&folder, "in.mkv"), streams(&folder, "out.mkv"));
+    assert_eq!(after["video/x-h264"].times.len(), FRAMES);
+    same_times(&before["video/x-h264"], &after["video/x-h264"]);
+    assert_ne!(before["video/x-h264"].data, after["video/x-h264"].data);
+    assert_eq!(before["audio/x-opus"].data, after["audio/x-opus"].data, "the sound was encoded again");
+    assert_eq!(names(&folder), ["in.mkv", "out.mkv"]);
+}
+
+#[test]
+fn frames_and_sound_survive_in_mp4_and_from_there_to_matroska() {
+    let folder = folder();
+    make(&folder, "in.mp4", "mp4mux", &format!("{VIDEO} ! {H264}"), "avenc_aac");
+    succeeds(&folder, "deblur in.mp4 -o out.mp4");
+    succeeds(&folder, "deblur in.mp4 -o out.mkv");
+    let before = streams(&folder, "in.mp4");
+    for name in ["out.mp4", "out.mkv"] {
+        let after = streams(&folder, name);
+        assert_eq!(after["video/x-h264"].times.len(), FRAMES, "{name}");
+        same_times(&before["video/x-h264"], &after["video/x-h264"]);
+        assert_eq!(before["audio/mpeg"].data, after["audio/mpeg"].data, "{name}: the sound was encoded again");
+    }
+}
+
+#[test]
+fn sound_that_the_container_refuses_is_encoded_again_with_a_warning() {
+    let folder = folder();
+    make(&folder, "in.mkv", "matroskamux", &format!("{VIDEO} ! {H264}"), "vorbisenc");
+    let text = succeeds(&folder, "deblur in.mkv -o out.mp4");
+    assert!(text.contains("warning") && text.contains("vorbis"), "{text}");
+    let after = streams(&folder, "out.mp4");
+    assert_eq!(after["video/x-h264"].times.len(), FRAMES);
+    assert!(!after["audio/mpeg"].data.is_empty());
+}
+
+#[test]
+fn webm_is_vp9_and_avi_is_h264() {
+    let folder = folder();
+    make(&folder, "in.mkv", "matroskamux", &format!("{VIDEO} ! {H264}"), "opusenc");
+    succeeds(&folder, "deblur in.mkv -o out.webm");
+    let after = streams(&folder, "out.webm");
+    assert_eq!(after["video/x-vp9"].times.len(), FRAMES);
+    assert!(after.contains_key("audio/x-opus"));
+    succeeds(&folder, "deblur in.mkv -o out.avi");
+    let after = streams(&folder, "out.avi");
+    assert_eq!(after["video/x-h264"].data.len(), FRAMES);
+    assert!(after.contains_key("audio/mpeg"));
+}
+
+#[test]
+fn times_of_a_variable_frame_rate_survive() {
+    let folder = folder();
+    let pipeline = launch(&folder, &format!("{VIDEO} ! identity name=drop ! {H264} ! mp4mux ! filesink location=@in.mp4"));
+    let (drop, counter) = (pipeline.by_name("drop").unwrap(), Mutex::new(0));
+    drop.static_pad("sink").unwrap().add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+        let mut index = counter.lock().unwrap();
+        *index += 1;
+        if matches!(*index, 3 | 4 | 7) { gst::PadProbeReturn::Drop } else { gst::PadProbeReturn::Ok }
+    });
+    play(&pipeline);
+    let before = streams(&folder, "in.mp4");
+    assert_eq!(before["video/x-h264"].times.len(), 7);
+    for name in ["out.mp4", "out.mkv", "out.webm"] {
+        succeeds(&folder, &format!("deblur in.mp4 -o {name}"));
+        let after = streams(&folder, name);
+        let video = after.values().next().unwrap();
+        let mut sorted = video.clone();
+        sorted.times.sort();
+        same_times(&before["video/x-h264"], &sorted);
+    }
+}
+
+#[test]
+fn rotation_is_kept_as_a_tag_or_applied() {
+    let folder = folder();
+    let pipeline = format!(
+        "{VIDEO} ! {H264} ! taginject tags=image-orientation=rotate-90 ! mp4mux ! filesink location=@in.mp4"
+    );
+    play(&launch(&folder, &pipeline));
+    let orientation = |name: &str| {
+        let streams = streams(&folder, name);
+        let tags = &streams["video/x-h264"].tags;
+        tags.iter().find_map(|tags| tags.get::<gst::tags::ImageOrientation>().map(|tag| tag.get().to_owned()))
+    };
+    assert_eq!(orientation("in.mp4").as_deref(), Some("rotate-90"));
+    succeeds(&folder, "deblur in.mp4 -o out.mp4");
+    assert_eq!(orientation("out.mp4").as_deref(), Some("rotate-90"));
+    succeeds(&folder, "deblur in.mp4 -o out.mkv");
+    let size = |name: &str| {
+        let streams = streams(&folder, name);
+        (streams["video/x-h264"].field::<i32>("width"), streams["video/x-h264"].field::<i32>("height"))
+    };
+    assert_eq!(size("out.mp4"), (Some(64), Some(48)));
+    assert_eq!(size("out.mkv"), (Some(48), Some(64)));
+}
+
+#[test]
+fn ten_bits_and_full_colour_survive() {
+    let folder = folder();
+    let video = VIDEO.replace("I420", "Y444_10LE");
+    play(&launch(&folder, &format!("{video} ! {H264} ! matroskamux ! filesink location=@in.mkv")));
+    succeeds(&folder, "deblur in.mkv -o out.mkv");
+    let after = streams(&folder, "out.mkv");
+    let video = &after["video/x-h264"];
+    assert_eq!(video.field::<&str>("chroma-format"), Some("4:4:4"));
+    assert_eq!(video.field::<u32>("bit-depth-luma"), Some(10));
+}
+
+#[test]
+fn subtitles_are_kept_or_named() {
+    let folder = folder();
+    let lines = "1\n00:00:00,000 --> 00:00:00,100\n<i>Tom & Jerry</i>\n\n2\n00:00:00,200 --> 00:00:00,300\nAgain\n";
+    fs::write(folder.path().join("in.srt"), lines).unwrap();
+    play(&launch(
+        &folder,
+        &format!(
+            "{VIDEO} ! {H264} ! matroskamux name=m ! filesink location=@in.mkv filesrc location=@in.srt ! subparse \
+             ! capssetter join=false replace=true caps=text/x-raw,format=utf8 ! m."
+        ),
+    ));
+    succeeds(&folder, "deblur in.mkv -o out.mkv");
+    let text = |name: &str| streams(&folder, name)["text/x-raw"].data.clone();
+    assert_eq!(text("in.mkv").len(), 2);
+    assert_eq!(text("out.mkv"), text("in.mkv"));
+    let said = succeeds(&folder, "deblur in.mkv -o out.avi");
+    assert!(said.contains("subtitle") && said.contains("left out"), "{said}");
+    assert!(!streams(&folder, "out.avi").contains_key("text/x-raw"));
+}
+
+#[test]
+fn side_by_side_video_is_twice_as_wide() {
+    let folder = folder();
+    play(&launch(&folder, &format!("{VIDEO} ! {H264} ! mp4mux ! filesink location=@in.mp4")));
+    succeeds(&folder, "deblur in.mp4 -o out.mp4 --compare side-by-side --quality 10 --gamma 0.2");
+    assert_eq!(streams(&folder, "out.mp4")["video/x-h264"].field::<i32>("width"), Some(128));
+}
+
+#[test]
+fn what_is_no_video_is_one_line_and_leaves_nothing() {
+    let folder = folder();
+    fs::write(folder.path().join("text.mp4"), "This is not a film, it is a text about one.\n".repeat(99)).unwrap();
+    fs::write(folder.path().join("empty.mp4"), "").unwrap();
+    play(&launch(&folder, "audiotestsrc num-buffers=9 ! opusenc ! matroskamux ! filesink location=@sound.mkv"));
+    let there = names(&folder);
+    let text = fails(&folder, "deblur text.mp4 -o out.mp4");
+    assert!(text.contains("neither an image nor a video"), "{text}");
+    let text = fails(&folder, "deblur empty.mp4 -o out.mp4");
+    assert!(text.contains("empty.mp4"), "{text}");
+    let text = fails(&folder, "deblur sound.mkv -o out.mp4");
+    assert!(text.contains("no video"), "{text}");
+    let text = fails(&folder, "deblur none.mp4 -o out.mp4");
+    assert!(text.contains("No such file"), "{text}");
+    let text = fails(&folder, "deblur sound.mkv -o out.mp4 --model none");
+    assert!(text.starts_with("error: "), "{text}");
+    assert_eq!(names(&folder), there);
+}
+
+#[test]
+fn a_missing_model_stops_a_video_with_one_line() {
+    let folder = folder();
+    play(&launch(&folder, &format!("{VIDEO} ! {H264} ! mp4mux ! filesink location=@in.mp4")));
+    let text = fails(&folder, "deblur in.mp4 -o out.mp4 --model none");
+    assert!(text.contains("none"), "{text}");
+    assert_eq!(names(&folder), ["in.mp4"]);
+}
+
+#[test]
+fn a_folder_may_hold_videos_too() {
+    let folder = folder();
+    fs::create_dir(folder.path().join("in")).unwrap();
+    play(&launch(&folder, &format!("{VIDEO} ! {H264} ! mp4mux ! filesink location=@in/a.mp4")));
+    fs::write(folder.path().join("in/b.mp4"), "nonsense").unwrap();
+    let output = osdd(&folder, "deblur in -o out");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("skipped") && text.contains("b.mp4"), "{text}");
+    assert_eq!(streams(&folder, "out/a.mp4")["video/x-h264"].times.len(), FRAMES);
+}
+
+#[test]
+fn bench_measures_every_kind() {
+    let folder = folder();
+    let output = osdd(&folder, "bench --size 64x48 --frames 8 --rounds 1 --json -");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let size = &report["sizes"][0];
+    assert_eq!(size["size"], "64x48");
+    for kind in ["engine", "pipeline", "moving_gamma"] {
+        assert!(size[kind]["frames_per_second"].as_f64().unwrap() > 0.0, "{kind}");
+        assert_eq!(size[kind]["frames_lost"], 0, "{kind}");
+        assert!(size[kind]["peak_memory_mib"].as_u64().unwrap() > 0, "{kind}");
+    }
+    assert!(size["pipeline_over_engine"].as_f64().unwrap() > 0.0);
+    assert!(report["hardware"]["threads"].as_u64().unwrap() > 0);
+}
