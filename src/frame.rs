@@ -1,5 +1,7 @@
 //! Frames as they cross the engine's boundary: plain memory, no tensors.
 
+use std::fmt;
+
 use crate::{Error, Result};
 
 /// Layout of a pixel. Samples are interleaved; 16-bit ones are native-endian, full scale 65535.
@@ -52,13 +54,20 @@ impl PixelFormat {
 }
 
 /// An image of packed rows: full-range R'G'B' as displayed. Alpha, where there is one, is carried through untouched.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Frame {
     pub width: usize,
     pub height: usize,
     pub format: PixelFormat,
     /// `height` rows of `width * bytes_per_pixel` bytes.
     pub data: Vec<u8>,
+}
+
+/// Without the pixels.
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Frame({}x{} {})", self.width, self.height, self.format.name())
+    }
 }
 
 impl Frame {

@@ -59,7 +59,13 @@ fn open(folder: &TempDir, name: &str) -> DynamicImage {
 fn names(path: &Path) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(path)
         .expect("a folder")
-        .map(|entry| entry.expect("an entry").file_name().into_string().expect("a name"))
+        .map(|entry| {
+            entry
+                .expect("an entry")
+                .file_name()
+                .into_string()
+                .expect("a name")
+        })
         .collect();
     names.sort();
     names
@@ -73,7 +79,14 @@ fn help_tells_what_each_command_does() {
         assert!(help.contains(command), "{command}:\n{help}");
     }
     let help = succeeds(&folder, "deblur --help");
-    for option in ["--gamma", "--compare", "--resume", "--force", "--tile", "clip.mov"] {
+    for option in [
+        "--gamma",
+        "--compare",
+        "--resume",
+        "--force",
+        "--tile",
+        "clip.mov",
+    ] {
         assert!(help.contains(option), "{option}:\n{help}");
     }
 }
@@ -98,7 +111,12 @@ fn wrong_usage_exits_with_2() {
         "bench --size 10",
     ] {
         let output = osdd(&folder, arguments);
-        assert_eq!(output.status.code(), Some(2), "osdd {arguments}: {}", stderr(&output));
+        assert_eq!(
+            output.status.code(),
+            Some(2),
+            "osdd {arguments}: {}",
+            stderr(&output)
+        );
         assert!(!output.stderr.is_empty(), "osdd {arguments}");
     }
     assert_eq!(names(folder.path()), ["a.png"]);
@@ -108,7 +126,10 @@ fn wrong_usage_exits_with_2() {
 fn a_missing_input_is_one_line_and_exit_code_1() {
     let folder = folder();
     let text = fails(&folder, "deblur none.png -o out.png", 1);
-    assert!(text.contains("none.png") && text.contains("No such file"), "{text}");
+    assert!(
+        text.contains("none.png") && text.contains("No such file"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -136,7 +157,10 @@ fn an_image_keeps_its_size_and_changes() {
     input.save(folder.path().join("a.png")).unwrap();
     succeeds(&folder, "deblur a.png -o new/b.png");
     let output = open(&folder, "new/b.png");
-    assert_eq!((output.width(), output.height(), output.color()), (70, 45, input.color()));
+    assert_eq!(
+        (output.width(), output.height(), output.color()),
+        (70, 45, input.color())
+    );
     assert_ne!(output, input);
     assert_eq!(names(&folder.path().join("new")), ["b.png"]);
 }
@@ -163,30 +187,56 @@ fn no_strength_is_the_input_in_every_layout() {
 #[test]
 fn sixteen_bits_stay_sixteen_bits() {
     let folder = folder();
-    let input = ImageBuffer::from_fn(40, 30, |x, y| Rgb([(x * 1601) as u16, (y * 2003) as u16, (x * y * 53) as u16]));
-    DynamicImage::from(input).save(folder.path().join("a.png")).unwrap();
+    let input = ImageBuffer::from_fn(40, 30, |x, y| {
+        Rgb([(x * 1601) as u16, (y * 2003) as u16, (x * y * 53) as u16])
+    });
+    DynamicImage::from(input)
+        .save(folder.path().join("a.png"))
+        .unwrap();
     succeeds(&folder, "deblur a.png -o b.png");
     let output = open(&folder, "b.png");
     assert_eq!(output.color(), image::ColorType::Rgb16);
     // Eight bits widened to sixteen have equal bytes everywhere.
-    assert!(output.to_rgb16().iter().any(|sample| sample >> 8 != sample & 0xff));
+    assert!(
+        output
+            .to_rgb16()
+            .iter()
+            .any(|sample| sample >> 8 != sample & 0xff)
+    );
 }
 
 #[test]
 fn transparency_and_gray_are_kept() {
     let folder = folder();
     let alpha = |x: u32, y: u32| ((x * 7 + y * 3) % 256) as u8;
-    let rgba = ImageBuffer::from_fn(40, 30, |x, y| Rgba([(x * 5) as u8, (y * 5) as u8, 90, alpha(x, y)]));
-    DynamicImage::from(rgba.clone()).save(folder.path().join("a.png")).unwrap();
+    let rgba = ImageBuffer::from_fn(40, 30, |x, y| {
+        Rgba([(x * 5) as u8, (y * 5) as u8, 90, alpha(x, y)])
+    });
+    DynamicImage::from(rgba.clone())
+        .save(folder.path().join("a.png"))
+        .unwrap();
     let gray = ImageBuffer::from_fn(40, 30, |x, y| LumaA([(x * 6) as u8, alpha(x, y)]));
-    DynamicImage::from(gray).save(folder.path().join("b.png")).unwrap();
+    DynamicImage::from(gray)
+        .save(folder.path().join("b.png"))
+        .unwrap();
     succeeds(&folder, "deblur a.png b.png -o out");
     let output = open(&folder, "out/a.png");
     assert_eq!(output.color(), image::ColorType::Rgba8);
-    assert!(output.to_rgba8().pixels().zip(rgba.pixels()).all(|(out, input)| out[3] == input[3]));
+    assert!(
+        output
+            .to_rgba8()
+            .pixels()
+            .zip(rgba.pixels())
+            .all(|(out, input)| out[3] == input[3])
+    );
     let output = open(&folder, "out/b.png");
     assert_eq!(output.color(), image::ColorType::La8);
-    assert!(output.to_luma_alpha8().enumerate_pixels().all(|(x, y, pixel)| pixel[1] == alpha(x, y)));
+    assert!(
+        output
+            .to_luma_alpha8()
+            .enumerate_pixels()
+            .all(|(x, y, pixel)| pixel[1] == alpha(x, y))
+    );
 
     let text = fails(&folder, "deblur a.png -o c.jpg", 1);
     assert!(text.contains("transparency"), "{text}");
@@ -224,9 +274,11 @@ fn an_input_is_never_overwritten() {
     let input = checkers(20, 20);
     fs::create_dir(folder.path().join("in")).unwrap();
     input.save(folder.path().join("in/a.png")).unwrap();
-    for arguments in
-        ["deblur in/a.png -o in/a.png --force", "deblur in -o in --force", "deblur in/a.png -o in/../in/a.png --force"]
-    {
+    for arguments in [
+        "deblur in/a.png -o in/a.png --force",
+        "deblur in -o in --force",
+        "deblur in/a.png -o in/../in/a.png --force",
+    ] {
         let text = fails(&folder, arguments, 1);
         assert!(text.contains("never overwritten"), "{text}");
     }
@@ -246,7 +298,10 @@ fn a_folder_gives_a_folder_and_names_what_it_cannot_read() {
     let output = osdd(&folder, "deblur in -o out");
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(text.contains("broken.png") && text.contains("notes.txt"), "{text}");
+    assert!(
+        text.contains("broken.png") && text.contains("notes.txt"),
+        "{text}"
+    );
     assert!(text.trim_end().ends_with("error: 1 of 3 files failed"), "{text}");
     assert_eq!(names(&folder.path().join("out")), ["a.png", "b.JPG"]);
     assert_eq!(open(&folder, "out/b.JPG").width(), 24);
@@ -262,7 +317,12 @@ fn models_lists_nano() {
     let folder = folder();
     assert!(succeeds(&folder, "models").contains("nano"));
     let models: Value = serde_json::from_str(&succeeds(&folder, "models --json")).expect("JSON");
-    let nano = models.as_array().unwrap().iter().find(|model| model["name"] == "nano").expect("nano is built in");
+    let nano = models
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|model| model["name"] == "nano")
+        .expect("nano is built in");
     assert!(nano["parameters"].as_u64().unwrap() > 0);
     assert!(nano["bytes"].as_u64().unwrap() > 0);
     assert!(!nano["checksum"].as_str().unwrap().is_empty());
@@ -272,16 +332,24 @@ fn models_lists_nano() {
 fn eval_measures_pairs_groups_and_gammas() {
     let folder = folder();
     for (name, blur) in [("a_1px", 0.8), ("b_2px", 1.6)] {
-        for (kind, image) in [("sharp", checkers(48, 48)), ("blurry", checkers(48, 48).blur(blur))] {
+        for (kind, image) in [
+            ("sharp", checkers(48, 48)),
+            ("blurry", checkers(48, 48).blur(blur)),
+        ] {
             fs::create_dir_all(folder.path().join(kind)).unwrap();
-            image.save(folder.path().join(format!("{kind}/{name}.png"))).unwrap();
+            image
+                .save(folder.path().join(format!("{kind}/{name}.png")))
+                .unwrap();
         }
     }
     let arguments = "eval --blurry blurry --sharp sharp --gamma 0 --gamma 1 --group 2px --json -";
     let report: Value = serde_json::from_str(&succeeds(&folder, arguments)).expect("JSON");
     assert_eq!(report["images"].as_array().unwrap().len(), 2);
     let (all, group) = (&report["means"][0], &report["means"][1]);
-    assert_eq!((all["images"].as_u64(), group["images"].as_u64()), (Some(2), Some(1)));
+    assert_eq!(
+        (all["images"].as_u64(), group["images"].as_u64()),
+        (Some(2), Some(1))
+    );
     assert_eq!(group["psnr_before"], report["images"][1]["psnr_before"]);
     assert!(report["images"][0]["psnr_before"].as_f64() > report["images"][1]["psnr_before"].as_f64());
     for result in all["results"].as_array().unwrap() {
@@ -292,7 +360,8 @@ fn eval_measures_pairs_groups_and_gammas() {
 
     let table = succeeds(&folder, "eval --sharp sharp --json harm.json");
     assert!(table.contains("a_1px") && table.contains("mean"), "{table}");
-    let report: Value = serde_json::from_slice(&fs::read(folder.path().join("harm.json")).unwrap()).expect("JSON");
+    let report: Value =
+        serde_json::from_slice(&fs::read(folder.path().join("harm.json")).unwrap()).expect("JSON");
     assert!(report["means"][0]["results"][0]["psnr"].as_f64().unwrap() > 20.0);
     assert!(report["means"][0]["psnr_before"].is_null());
 }

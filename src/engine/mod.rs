@@ -169,8 +169,8 @@ impl Engine {
         if let Err(error) = frame.check() {
             return Err(SendError::Failed(frame, error));
         }
-        let Some(jobs) = &self.jobs else {
-            return Err(SendError::Failed(frame, Error::Worker("it was stopped".into())));
+        let Some(jobs) = self.jobs.as_ref().filter(|_| !self.shared.has_failed()) else {
+            return Err(SendError::Failed(frame, self.shared.failure()));
         };
         let Some((id, epoch)) = self.flight.take_off() else {
             return Err(SendError::Full(frame));

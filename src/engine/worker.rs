@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam_channel::{Receiver, Sender};
 
 use super::flight::Reply;
-use super::restore::Restorer;
+use super::restore::{Restored, Restorer};
 use super::{EngineConfig, EngineInfo, Output, StageTimes, Stats};
 use crate::frame::Frame;
 use crate::{Error, Result};
@@ -76,6 +76,10 @@ impl Shared {
         stats
     }
 
+    pub fn has_failed(&self) -> bool {
+        self.failure.lock().unwrap_or_else(|e| e.into_inner()).is_some()
+    }
+
     /// The error for whoever talks to a worker that has stopped.
     pub fn failure(&self) -> Error {
         let failure = self.failure.lock().unwrap_or_else(|e| e.into_inner());
@@ -91,7 +95,7 @@ impl Shared {
     }
 }
 
-/// Loads the model, says so on `ready`, then works through `jobs` until they end or something fails.
+/// Loads the model, says so on `ready`, then answers `jobs` until they end: after a failure, with that failure.
 pub(super) fn run(
     config: &EngineConfig,
     shared: &Shared,
@@ -100,7 +104,7 @@ pub(super) fn run(
     ready: &Sender<Result<EngineInfo>>,
 ) {
     let _no_grad = tch::no_grad_guard();
-    let mut restorer = match guarded(|| Restorer::new(config)) {
+    let restorer = match guarded(|| Restorer::new(config)) {
         Ok(restorer) => restorer,
         Err(error) => {
             let _ = ready.send(Err(error));
@@ -110,40 +114,54 @@ pub(super) fn run(
     if ready.send(Ok(restorer.info().clone())).is_err() {
         return;
     }
+    let mut restorer = Some(restorer);
     for job in jobs {
         let (gamma, strength) = job.settings.unwrap_or_else(|| (shared.gamma.load(), shared.strength.load()));
-        let result = guarded(|| restorer.restore(&job.frame, gamma, strength));
-        let result = result.map(|restored| {
-            shared.count(|stats| {
-                stats.frames_out += 1;
-                stats.tiles_run += restored.tiles as u64;
-                let (sum, times) = (&mut stats.times, &restored.times);
-                sum.upload += times.upload;
-                sum.model += times.model;
-                sum.blend += times.blend;
-                sum.download += times.download;
-                sum.total += times.total;
-            });
-            Output {
-                id: job.id,
-                frame: restored.frame,
-                input: job.frame,
-                gamma,
-                times: restored.times,
+        let result = match &mut restorer {
+            Some(restorer) => guarded(|| restorer.restore(&job.frame, gamma, strength)),
+            // Every frame gets an answer, so that nobody waits for a worker that cannot work.
+            None => Err(shared.failure()),
+        };
+        let result = match result {
+            Ok(restored) => {
+                shared.count(|stats| stats.add(&restored));
+                Ok(Output {
+                    id: job.id,
+                    frame: restored.frame,
+                    input: job.frame,
+                    gamma,
+                    times: restored.times,
+                })
             }
-        });
-        let failed = result.is_err();
-        if let Err(error) = &result {
-            tracing::debug!("the worker stops: {error}");
-            shared.fail(error);
-        }
+            Err(error) => {
+                if restorer.take().is_some() {
+                    tracing::debug!("the worker stops: {error}");
+                    shared.fail(&error);
+                }
+                Err(error)
+            }
+        };
         let reply = Reply {
             epoch: job.epoch,
             result: Some(result),
         };
-        if replies.send(reply).is_err() || failed {
+        if replies.send(reply).is_err() {
             return;
         }
+    }
+}
+
+impl Stats {
+    /// Counts a frame; times are summed here, see [`Shared::stats`].
+    fn add(&mut self, restored: &Restored) {
+        self.frames_out += 1;
+        self.tiles_run += restored.tiles as u64;
+        let (sum, times) = (&mut self.times, &restored.times);
+        sum.upload += times.upload;
+        sum.model += times.model;
+        sum.blend += times.blend;
+        sum.download += times.download;
+        sum.total += times.total;
     }
 }
 

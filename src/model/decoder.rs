@@ -2,6 +2,7 @@
 
 use tch::Tensor;
 
+use super::Observer;
 use super::encoder::{EPS, UNetMidBlock2D, resnet_shape};
 use crate::Result;
 use crate::config::VaeConfig;
@@ -90,10 +91,12 @@ impl Decoder {
     }
 
     /// `z` `[B, c, h, w]` and one skip a level, lowest resolution first; gives `[B, 3, H, W]`.
-    pub fn forward(&self, z: &Tensor, skips: &[Tensor]) -> Tensor {
+    pub fn forward(&self, z: &Tensor, skips: &[Tensor], observer: Observer) -> Tensor {
         let mut h = self.conv_in.forward(z);
+        observer(format_args!("decoder.conv_in"), &h);
         if let Some(mid_block) = &self.mid_block {
             h = mid_block.forward(&h);
+            observer(format_args!("decoder.mid_block"), &h);
         }
         for (i, block) in self.up_blocks.iter().enumerate() {
             for (j, resnet) in block.resnets.iter().enumerate() {
@@ -103,6 +106,7 @@ impl Decoder {
             if let Some(upsampler) = &block.upsampler {
                 h = upsampler.forward(&h);
             }
+            observer(format_args!("decoder.up_blocks.{i}"), &h);
         }
         let h = self.conv_out.forward(&self.conv_norm_out.forward(&h).silu());
         match self.patch_size {

@@ -2,6 +2,7 @@
 
 use tch::Tensor;
 
+use super::Observer;
 use crate::Result;
 use crate::config::VaeConfig;
 use crate::nn::{AttnBlock, Conv2d, Downsample2D, ImageNorm, Params, ResnetBlock2D, ResnetShape};
@@ -106,15 +107,17 @@ impl Encoder {
     }
 
     /// `[B, 3, H, W]` to moments `[B, 2c, H/f, W/f]` and each level's features before its downsampler.
-    pub fn forward(&self, x: &Tensor) -> (Tensor, Vec<Tensor>) {
+    pub fn forward(&self, x: &Tensor, observer: Observer) -> (Tensor, Vec<Tensor>) {
         let mut h = match self.patch_size {
             1 => self.conv_in.forward(x),
             patch => self.conv_in.forward(&super::evae::patchify(x, patch)),
         };
+        observer(format_args!("encoder.conv_in"), &h);
         let mut features = Vec::with_capacity(self.down_blocks.len());
-        for block in &self.down_blocks {
-            for resnet in &block.resnets {
+        for (level, block) in self.down_blocks.iter().enumerate() {
+            for (i, resnet) in block.resnets.iter().enumerate() {
                 h = resnet.forward(&h, None, None);
+                observer(format_args!("encoder.down_blocks.{level}.resnets.{i}"), &h);
             }
             features.push(h.shallow_clone());
             if let Some(downsampler) = &block.downsampler {
@@ -123,6 +126,7 @@ impl Encoder {
         }
         if let Some(mid_block) = &self.mid_block {
             h = mid_block.forward(&h);
+            observer(format_args!("encoder.mid_block"), &h);
         }
         let h = self.conv_norm_out.forward(&h).silu();
         (self.conv_out.forward(&h), features)

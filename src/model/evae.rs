@@ -2,6 +2,7 @@
 
 use tch::Tensor;
 
+use super::Observer;
 use super::decoder::{Decoder, SkipBlock};
 use super::encoder::Encoder;
 use crate::Result;
@@ -55,19 +56,36 @@ impl Evae {
 
     /// `[B, 3, H, W]` in [-1, 1]. The mode is taken, never a sample: sampling makes video flicker.
     pub fn encode(&self, x: &Tensor) -> Encoded {
-        let (moments, features) = self.encoder.forward(x);
-        let mode = self.quant_conv.forward(&moments).narrow(1, 0, self.latent_channels);
-        let levels = self.skip_blocks.iter().zip(&features).rev();
+        self.encode_observed(x, &mut |_, _| ())
+    }
+
+    /// As [`Evae::encode`], showing intermediate results.
+    pub fn encode_observed(&self, x: &Tensor, observer: Observer) -> Encoded {
+        let (moments, features) = self.encoder.forward(x, observer);
+        let moments = self.quant_conv.forward(&moments);
+        observer(format_args!("quant_conv"), &moments);
+        let mode = moments.narrow(1, 0, self.latent_channels);
+        let mut skips = Vec::with_capacity(self.skip_blocks.len());
+        for (level, block) in self.skip_blocks.iter().enumerate().rev() {
+            skips.push(block.forward(&features[level]));
+            observer(format_args!("skip_blocks.{level}"), &skips[skips.len() - 1]);
+        }
         Encoded {
             latents: mode * self.scaling_factor,
-            skips: levels.map(|(block, x)| block.forward(x)).collect(),
+            skips,
         }
     }
 
     /// `latents` as [`Evae::encode`] gives them; the image is `[B, 3, H, W]`.
     pub fn decode(&self, latents: &Tensor, skips: &[Tensor]) -> Tensor {
+        self.decode_observed(latents, skips, &mut |_, _| ())
+    }
+
+    /// As [`Evae::decode`], showing intermediate results.
+    pub fn decode_observed(&self, latents: &Tensor, skips: &[Tensor], observer: Observer) -> Tensor {
         let z = self.post_quant_conv.forward(&(latents / self.scaling_factor));
-        self.decoder.forward(&z, skips)
+        observer(format_args!("post_quant_conv"), &z);
+        self.decoder.forward(&z, skips, observer)
     }
 }
 

@@ -10,15 +10,20 @@ mod scheduler;
 mod unet;
 mod unet_blocks;
 
+use std::fmt::Arguments;
+
 use tch::Tensor;
 
 pub use evae::Evae;
-pub use scheduler::OneStep;
-pub use unet::{UNet2DConditionModel, UnetTrace};
+pub use scheduler::{OneStep, alphas_cumprod};
+pub use unet::UNet2DConditionModel;
 
 use crate::Result;
 use crate::config::ModelConfig;
 use crate::nn::{Init, Params, Shapes, channels_last};
+
+/// Sees intermediate results, each under the name that its module has in diffusers.
+pub type Observer<'a> = &'a mut dyn FnMut(Arguments, &Tensor);
 
 /// eVAE, UNet and learned prompt, joined by one step of diffusion.
 pub struct OsddModel {

@@ -2,6 +2,7 @@
 
 use tch::{Kind, Tensor};
 
+use super::Observer;
 use super::unet_blocks::{DownBlock2D, MidBlock2DCrossAttn, UpBlock2D};
 use crate::Result;
 use crate::config::UnetConfig;
@@ -17,16 +18,6 @@ pub struct UNet2DConditionModel {
     conv_norm_out: ImageNorm,
     conv_out: Conv2d,
     time_channels: i64,
-}
-
-/// Outputs of every stage of the UNet, for layer-by-layer comparison.
-pub struct UnetTrace {
-    pub conv_in: Tensor,
-    pub time_embedding: Tensor,
-    pub down_blocks: Vec<Tensor>,
-    pub mid_block: Tensor,
-    pub up_blocks: Vec<Tensor>,
-    pub output: Tensor,
 }
 
 /// GroupNorm epsilon of Stable Diffusion's UNet.
@@ -76,43 +67,25 @@ impl UNet2DConditionModel {
 
     /// `z_t` `[B, c, h, w]`, timestep t, `prompt` `[1, M, dim]`; gives the predicted noise `[B, c, h, w]`.
     pub fn forward(&self, z_t: &Tensor, timestep: f64, prompt: &Tensor) -> Tensor {
-        self.run(z_t, timestep, prompt, &mut |_, _| ())
+        self.observed(z_t, timestep, prompt, &mut |_, _| ())
     }
 
-    /// As [`UNet2DConditionModel::forward`], keeping every stage's output.
-    pub fn trace(&self, z_t: &Tensor, timestep: f64, prompt: &Tensor) -> UnetTrace {
-        let mut stages: Vec<(Stage, Tensor)> = Vec::new();
-        let output = self.run(z_t, timestep, prompt, &mut |stage, x| {
-            stages.push((stage, x.shallow_clone()));
-        });
-        let take = |wanted: Stage| -> Vec<Tensor> {
-            let of_stage = stages.iter().filter(|(stage, _)| *stage == wanted);
-            of_stage.map(|(_, x)| x.shallow_clone()).collect()
-        };
-        UnetTrace {
-            conv_in: take(Stage::ConvIn).remove(0),
-            time_embedding: self.embed_time(timestep, prompt),
-            down_blocks: take(Stage::Down),
-            mid_block: take(Stage::Mid).remove(0),
-            up_blocks: take(Stage::Up),
-            output,
-        }
-    }
-
-    fn run(&self, z_t: &Tensor, timestep: f64, prompt: &Tensor, see: &mut dyn FnMut(Stage, &Tensor)) -> Tensor {
+    /// As [`UNet2DConditionModel::forward`], showing each block's output to `observer` under the block's name.
+    pub fn observed(&self, z_t: &Tensor, timestep: f64, prompt: &Tensor, observer: Observer) -> Tensor {
         let temb = self.embed_time(timestep, prompt);
+        observer(format_args!("time_embedding"), &temb);
         let mut h = self.conv_in.forward(z_t);
-        see(Stage::ConvIn, &h);
+        observer(format_args!("conv_in"), &h);
         let mut residuals = vec![h.shallow_clone()];
-        for block in &self.down_blocks {
+        for (i, block) in self.down_blocks.iter().enumerate() {
             h = block.forward(&h, &temb, prompt, &mut residuals);
-            see(Stage::Down, &h);
+            observer(format_args!("down_blocks.{i}"), &h);
         }
         h = self.mid_block.forward(&h, &temb, prompt);
-        see(Stage::Mid, &h);
-        for block in &self.up_blocks {
+        observer(format_args!("mid_block"), &h);
+        for (i, block) in self.up_blocks.iter().enumerate() {
             h = block.forward(&h, &temb, prompt, &mut residuals);
-            see(Stage::Up, &h);
+            observer(format_args!("up_blocks.{i}"), &h);
         }
         self.conv_out.forward(&self.conv_norm_out.forward(&h).silu())
     }
@@ -127,12 +100,4 @@ impl UNet2DConditionModel {
         let (linear_1, linear_2) = &self.time_embedding;
         linear_2.forward(&linear_1.forward(&sinusoid.to_kind(like.kind())).silu())
     }
-}
-
-#[derive(PartialEq)]
-enum Stage {
-    ConvIn,
-    Down,
-    Mid,
-    Up,
 }

@@ -66,12 +66,11 @@ impl FrameConverter {
 
     /// Whether a buffer has two fields in it.
     pub fn has_fields(&self, buffer: &gst::BufferRef) -> bool {
-        use gst_video::{VideoBufferFlags, VideoInterlaceMode};
+        use gst_video::{VideoBufferFlags, VideoInterlaceMode, prelude::VideoBufferExt};
 
         let woven = match self.sink_info.interlace_mode() {
             VideoInterlaceMode::Interleaved => true,
-            VideoInterlaceMode::Mixed => VideoBufferFlags::from_bits_truncate(buffer.flags().bits())
-                .contains(VideoBufferFlags::INTERLACED),
+            VideoInterlaceMode::Mixed => buffer.video_flags().contains(VideoBufferFlags::INTERLACED),
             _ => false,
         };
         woven && self.sink_info.height() > 1
@@ -271,6 +270,10 @@ mod tests {
             ("bt2020", [74, 97, 240], [255, 0, 0]),
             ("1:3:5:1", [54, 99, 255], [255, 0, 0]),
             ("1:4:16:3", [128, 128, 128], [128, 128, 128]),
+            // No matrix, and one that YUV cannot have.
+            ("2:0:0:0", [81, 90, 240], [255, 0, 0]),
+            ("1:1:5:1", [128, 128, 128], [128, 128, 128]),
+            ("1:1:5:1", [76, 85, 255], [255, 0, 0]),
         ] {
             let got = rgb(colorimetry, yuv);
             let worst = got

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use osdd::engine::{Device, EngineConfig, Precision};
 
 use crate::Usage;
+use crate::train::TrainArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -64,6 +65,8 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     /// List the installed models
     Models(ModelsArgs),
+    /// Train a model's weights, or one of its adapters
+    Train(TrainArgs),
 }
 
 /// Which model runs, where, and how a frame is cut into tiles.
@@ -75,9 +78,9 @@ pub(crate) struct EngineArgs {
     /// auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     pub device: Device,
-    /// Arithmetic; auto is bf16 on a GPU and fp32 on the CPU
-    #[arg(long, value_enum, default_value_t = PrecisionArg::Auto)]
-    pub precision: PrecisionArg,
+    /// auto (bf16 on a GPU, fp32 on the CPU), fp32, bf16 or fp16
+    #[arg(long, default_value = "auto")]
+    pub precision: Precision,
     /// Side of a tile in pixels, a multiple of 64; 0 takes the whole frame
     #[arg(long, default_value_t = 512, value_name = "PX")]
     pub tile: usize,
@@ -93,7 +96,7 @@ impl EngineArgs {
         let config = EngineConfig {
             model: self.model.clone(),
             device: self.device,
-            precision: self.precision.into(),
+            precision: self.precision,
             tile_size: self.tile,
             tile_overlap: self.overlap,
             gamma,
@@ -201,36 +204,6 @@ pub(crate) struct ModelsArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum PrecisionArg {
-    Auto,
-    Fp32,
-    Bf16,
-    Fp16,
-}
-
-impl From<PrecisionArg> for Precision {
-    fn from(precision: PrecisionArg) -> Self {
-        match precision {
-            PrecisionArg::Auto => Self::Auto,
-            PrecisionArg::Fp32 => Self::Fp32,
-            PrecisionArg::Bf16 => Self::Bf16,
-            PrecisionArg::Fp16 => Self::Fp16,
-        }
-    }
-}
-
-impl fmt::Display for PrecisionArg {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::Fp32 => "fp32",
-            Self::Bf16 => "bf16",
-            Self::Fp16 => "fp16",
-        })
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Compare {
     /// The result alone
     Off,
@@ -287,7 +260,12 @@ impl FromStr for Size {
     fn from_str(text: &str) -> Result<Self, String> {
         let side = |digits: &str| digits.parse().ok().filter(|side| (1..=16384).contains(side));
         text.split_once('x')
-            .and_then(|(width, height)| Some(Self { width: side(width)?, height: side(height)? }))
+            .and_then(|(width, height)| {
+                Some(Self {
+                    width: side(width)?,
+                    height: side(height)?,
+                })
+            })
             .ok_or_else(|| "a size is WIDTHxHEIGHT with sides of 1 to 16384, such as 1280x720".to_owned())
     }
 }
@@ -318,7 +296,13 @@ mod tests {
 
     #[test]
     fn sizes_and_unit_intervals_are_checked() {
-        assert_eq!("64x48".parse(), Ok(Size { width: 64, height: 48 }));
+        assert_eq!(
+            "64x48".parse(),
+            Ok(Size {
+                width: 64,
+                height: 48
+            })
+        );
         for wrong in ["64", "0x48", "64x", "64x48x3", "99999x10", "-1x5"] {
             assert!(wrong.parse::<Size>().is_err(), "{wrong}");
         }

@@ -20,7 +20,11 @@ fn split(input: &Frame, mut output: Frame) -> Frame {
     // As the element draws it: one pixel for every 640 of the width.
     let left = output.width / 2;
     let right = (left + output.width.div_ceil(640)).min(output.width);
-    for (row, before) in output.data.chunks_exact_mut(stride).zip(input.data.chunks_exact(stride)) {
+    for (row, before) in output
+        .data
+        .chunks_exact_mut(stride)
+        .zip(input.data.chunks_exact(stride))
+    {
         row[..left * pixel].copy_from_slice(&before[..left * pixel]);
         for pixel in row[left * pixel..right * pixel].chunks_exact_mut(pixel) {
             pixel[..colour].fill(0xff);
@@ -32,7 +36,10 @@ fn split(input: &Frame, mut output: Frame) -> Frame {
 fn side_by_side(input: &Frame, output: &Frame) -> Frame {
     let mut both = Frame::new(input.width * 2, input.height, input.format);
     let stride = input.stride();
-    let rows = input.data.chunks_exact(stride).zip(output.data.chunks_exact(stride));
+    let rows = input
+        .data
+        .chunks_exact(stride)
+        .zip(output.data.chunks_exact(stride));
     for (row, (before, after)) in both.data.chunks_exact_mut(2 * stride).zip(rows) {
         row[..stride].copy_from_slice(before);
         row[stride..].copy_from_slice(after);

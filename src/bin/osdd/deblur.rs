@@ -16,7 +16,10 @@ pub(crate) fn run(args: DeblurArgs) -> Result<()> {
     let config = args.engine.config(args.gamma, args.strength)?;
     let plan = Plan::new(&args)?;
     if !plan.ignored.is_empty() {
-        report::note(format_args!("ignored, neither images nor videos: {}", names(&plan.ignored)));
+        report::note(format_args!(
+            "ignored, neither images nor videos: {}",
+            names(&plan.ignored)
+        ));
     }
     if plan.finished > 0 {
         report::note(format_args!("{} finished before", count(plan.finished, "file")));
@@ -29,15 +32,19 @@ pub(crate) fn run(args: DeblurArgs) -> Result<()> {
     }
     let mut failed = plan.rejected.len();
 
-    let (images, videos): (Vec<Job>, Vec<Job>) =
-        plan.jobs.into_iter().partition(|job| matches!(job.target, Target::Image(_)));
+    let (images, videos): (Vec<Job>, Vec<Job>) = plan
+        .jobs
+        .into_iter()
+        .partition(|job| matches!(job.target, Target::Image(_)));
     if !images.is_empty() {
         let engine = Engine::new(config)?;
         failed += deblur_images(&engine, &images, &args, single)?;
     }
     for job in &videos {
         interrupt::check()?;
-        let Target::Video(container) = job.target else { continue };
+        let Target::Video(container) = job.target else {
+            continue;
+        };
         match video::deblur(&job.input, &job.output, container, &args) {
             Err(error) if single || error.is::<Interrupted>() => return Err(error),
             Err(error) => {
@@ -47,7 +54,11 @@ pub(crate) fn run(args: DeblurArgs) -> Result<()> {
             Ok(()) => {}
         }
     }
-    if failed > 0 { Err(anyhow!("{failed} of {} failed", count(total, "file"))) } else { Ok(()) }
+    if failed > 0 {
+        Err(anyhow!("{failed} of {} failed", count(total, "file")))
+    } else {
+        Ok(())
+    }
 }
 
 /// How many of the images failed.
@@ -59,7 +70,9 @@ fn deblur_images(engine: &Engine, jobs: &[Job], args: &DeblurArgs, single: bool)
     let mut progress = Progress::new(label, "images", Some(jobs.len() as u64));
     let mut failed = 0;
     for (index, job) in jobs.iter().enumerate() {
-        let Target::Image(format) = job.target else { continue };
+        let Target::Image(format) = job.target else {
+            continue;
+        };
         match images::deblur(engine, &job.input, &job.output, format, args.compare) {
             Ok(()) => {}
             // What stops the engine stops every image after it.
@@ -76,7 +89,10 @@ fn deblur_images(engine: &Engine, jobs: &[Job], args: &DeblurArgs, single: bool)
     let written = jobs.len() - failed;
     if written > 0 {
         let rate = progress.finish(written as u64);
-        report::note(format_args!("{} written, {rate:.2} images/s", count(written, "image")));
+        report::note(format_args!(
+            "{} written, {rate:.2} images/s",
+            count(written, "image")
+        ));
     }
     Ok(failed)
 }
@@ -93,7 +109,12 @@ fn skipped(path: &Path, error: &Error) {
 /// The first few of many.
 fn names(paths: &[impl AsRef<Path>]) -> String {
     const SHOWN: usize = 3;
-    let mut text = paths.iter().take(SHOWN).map(|path| path.as_ref().display().to_string()).collect::<Vec<_>>().join(", ");
+    let mut text = paths
+        .iter()
+        .take(SHOWN)
+        .map(|path| path.as_ref().display().to_string())
+        .collect::<Vec<_>>()
+        .join(", ");
     if paths.len() > SHOWN {
         text.push_str(&format!(" and {} more", paths.len() - SHOWN));
     }

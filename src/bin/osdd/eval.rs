@@ -51,7 +51,11 @@ struct Report {
 }
 
 pub(crate) fn run(args: EvalArgs) -> Result<()> {
-    let gammas = if args.gamma.is_empty() { vec![0.7] } else { args.gamma.clone() };
+    let gammas = if args.gamma.is_empty() {
+        vec![0.7]
+    } else {
+        args.gamma.clone()
+    };
     let config = args.engine.config(gammas[0], 1.0)?;
     let pairs = pairs(args.blurry.as_deref(), &args.sharp)?;
     let engine = Engine::new(config)?;
@@ -67,7 +71,7 @@ pub(crate) fn run(args: EvalArgs) -> Result<()> {
     let report = Report {
         model: info.model.clone(),
         device: info.device.to_string(),
-        precision: format!("{:?}", info.precision).to_lowercase(),
+        precision: info.precision.to_string(),
         tile_size: args.engine.tile,
         tile_overlap: args.engine.overlap,
         images: figures,
@@ -93,19 +97,35 @@ struct Pair {
 fn pairs(blurry: Option<&Path>, sharp: &Path) -> Result<Vec<Pair>> {
     let sharp_images = folder(sharp)?;
     let Some(blurry) = blurry else {
-        return Ok(sharp_images.into_iter().map(|(name, sharp)| Pair { name, blurry: None, sharp }).collect());
+        return Ok(sharp_images
+            .into_iter()
+            .map(|(name, sharp)| Pair {
+                name,
+                blurry: None,
+                sharp,
+            })
+            .collect());
     };
     let mut blurry_images = folder(blurry)?;
     let mut pairs = Vec::new();
     let mut alone = 0;
     for (name, sharp) in sharp_images {
         match blurry_images.remove(&name) {
-            Some(blurry) => pairs.push(Pair { name, blurry: Some(blurry), sharp }),
+            Some(blurry) => pairs.push(Pair {
+                name,
+                blurry: Some(blurry),
+                sharp,
+            }),
             None => alone += 1,
         }
     }
     alone += blurry_images.len();
-    ensure!(!pairs.is_empty(), "no image in {} has its name in {}", blurry.display(), sharp.display());
+    ensure!(
+        !pairs.is_empty(),
+        "no image in {} has its name in {}",
+        blurry.display(),
+        sharp.display()
+    );
     if alone > 0 {
         report::warning(format_args!("{alone} images have no partner and are left out"));
     }
@@ -120,7 +140,9 @@ fn folder(path: &Path) -> Result<BTreeMap<String, PathBuf>> {
         if !image::ImageFormat::from_path(&file).is_ok_and(picture::can_read) {
             continue;
         }
-        let Some(name) = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()) else { continue };
+        let Some(name) = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()) else {
+            continue;
+        };
         if let Some(other) = images.insert(name, file.clone()) {
             bail!("{} and {} have the same name", other.display(), file.display());
         }
@@ -150,10 +172,22 @@ fn measure(engine: &Engine, pair: &Pair, gammas: &[f64]) -> Result<Figures> {
         let output = images::run(engine, input).with_context(|| format!("cannot deblur {}", pair.name))?;
         input = output.input;
         let psnr = psnr(&output.frame, &sharp)?;
-        results.push(AtGamma { gamma, psnr, gain: psnr - psnr_before, gradient: mean_gradient(&output.frame) });
+        results.push(AtGamma {
+            gamma,
+            psnr,
+            gain: psnr - psnr_before,
+            gradient: mean_gradient(&output.frame),
+        });
     }
     let gradient_sharp = mean_gradient(&sharp);
-    Ok(Figures { name: pair.name.clone(), images: 1, psnr_before, gradient_input, gradient_sharp, results })
+    Ok(Figures {
+        name: pair.name.clone(),
+        images: 1,
+        psnr_before,
+        gradient_input,
+        gradient_sharp,
+        results,
+    })
 }
 
 /// Both with the deeper one's depth, as PSNR compares like with like.
@@ -162,7 +196,9 @@ fn frames(input: Option<DynamicImage>, sharp: DynamicImage) -> Result<(Frame, Fr
         let sharp = picture::to_frame(&sharp)?;
         return Ok((sharp.clone(), sharp));
     };
-    let deep = [&input, &sharp].iter().any(|image| matches!(image, DynamicImage::ImageRgb16(_)));
+    let deep = [&input, &sharp]
+        .iter()
+        .any(|image| matches!(image, DynamicImage::ImageRgb16(_)));
     let same = |image: DynamicImage| if deep { image.into_rgb16().into() } else { image };
     Ok((picture::to_frame(&same(input))?, picture::to_frame(&same(sharp))?))
 }
@@ -170,7 +206,10 @@ fn frames(input: Option<DynamicImage>, sharp: DynamicImage) -> Result<(Frame, Fr
 fn means(figures: &[Figures], groups: &[String]) -> Result<Vec<Figures>> {
     let mut means = vec![mean("mean", figures.iter())];
     for group in groups {
-        let mut members = figures.iter().filter(|figures| figures.name.contains(group)).peekable();
+        let mut members = figures
+            .iter()
+            .filter(|figures| figures.name.contains(group))
+            .peekable();
         if members.peek().is_none() {
             bail!(Usage(format!("no image has \"{group}\" in its name")));
         }
@@ -182,13 +221,18 @@ fn means(figures: &[Figures], groups: &[String]) -> Result<Vec<Figures>> {
 fn mean<'a>(name: &str, members: impl Iterator<Item = &'a Figures>) -> Figures {
     let members: Vec<&Figures> = members.collect();
     let count = members.len() as f64;
-    let mean_of = |value: &dyn Fn(&Figures) -> f64| members.iter().map(|figures| value(figures)).sum::<f64>() / count;
-    let results = members[0].results.iter().enumerate().map(|(index, result)| AtGamma {
-        gamma: result.gamma,
-        psnr: mean_of(&|figures| figures.results[index].psnr),
-        gain: mean_of(&|figures| figures.results[index].gain),
-        gradient: mean_of(&|figures| figures.results[index].gradient),
-    });
+    let mean_of =
+        |value: &dyn Fn(&Figures) -> f64| members.iter().map(|figures| value(figures)).sum::<f64>() / count;
+    let results = members[0]
+        .results
+        .iter()
+        .enumerate()
+        .map(|(index, result)| AtGamma {
+            gamma: result.gamma,
+            psnr: mean_of(&|figures| figures.results[index].psnr),
+            gain: mean_of(&|figures| figures.results[index].gain),
+            gradient: mean_of(&|figures| figures.results[index].gradient),
+        });
     Figures {
         name: name.to_owned(),
         images: members.len(),
@@ -201,10 +245,23 @@ fn mean<'a>(name: &str, members: impl Iterator<Item = &'a Figures>) -> Figures {
 
 fn table(report: &Report) -> Result<String> {
     let rows: Vec<&Figures> = report.images.iter().chain(&report.means).collect();
-    let name_width = rows.iter().map(|row| row.name.chars().count()).max().unwrap_or_default().max(5);
+    let name_width = rows
+        .iter()
+        .map(|row| row.name.chars().count())
+        .max()
+        .unwrap_or_default()
+        .max(5);
     let mut text = String::new();
-    writeln!(text, "{} on {}, {}; PSNR in dB, gradient in 1/1000 of full scale\n", report.model, report.device, report.precision)?;
-    write!(text, "{:name_width$}  {:>7}  {:>8}", "image", "before", "gradient")?;
+    writeln!(
+        text,
+        "{} on {}, {}; PSNR in dB, gradient in 1/1000 of full scale\n",
+        report.model, report.device, report.precision
+    )?;
+    write!(
+        text,
+        "{:name_width$}  {:>7}  {:>8}",
+        "image", "before", "gradient"
+    )?;
     for result in rows.first().map_or(&[][..], |row| &row.results) {
         let heading = format!("gamma {}", result.gamma);
         write!(text, "  {heading:>9}  {:>7}  {:>8}", "gain", "gradient")?;
@@ -214,10 +271,25 @@ fn table(report: &Report) -> Result<String> {
         if index == report.images.len() {
             writeln!(text)?;
         }
-        write!(text, "{:name_width$}  {:>7}  {:>8.2}", row.name, decibels(row.psnr_before), 1e3 * row.gradient_input)?;
+        write!(
+            text,
+            "{:name_width$}  {:>7}  {:>8.2}",
+            row.name,
+            decibels(row.psnr_before),
+            1e3 * row.gradient_input
+        )?;
         for result in &row.results {
-            let gain = if result.gain.is_finite() { format!("{:+.3}", result.gain) } else { "-".to_owned() };
-            write!(text, "  {:>9}  {gain:>7}  {:>8.2}", decibels(result.psnr), 1e3 * result.gradient)?;
+            let gain = if result.gain.is_finite() {
+                format!("{:+.3}", result.gain)
+            } else {
+                "-".to_owned()
+            };
+            write!(
+                text,
+                "  {:>9}  {gain:>7}  {:>8.2}",
+                decibels(result.psnr),
+                1e3 * result.gradient
+            )?;
         }
         writeln!(text)?;
     }
@@ -225,7 +297,11 @@ fn table(report: &Report) -> Result<String> {
 }
 
 fn decibels(psnr: f64) -> String {
-    if psnr.is_finite() { format!("{psnr:.2}") } else { "-".to_owned() }
+    if psnr.is_finite() {
+        format!("{psnr:.2}")
+    } else {
+        "-".to_owned()
+    }
 }
 
 #[cfg(test)]
@@ -240,9 +316,18 @@ mod tests {
             psnr_before: 20.0,
             gradient_input: 0.0,
             gradient_sharp: 0.0,
-            results: vec![AtGamma { gamma: 1.0, psnr, gain: psnr - 20.0, gradient: 0.0 }],
+            results: vec![AtGamma {
+                gamma: 1.0,
+                psnr,
+                gain: psnr - 20.0,
+                gradient: 0.0,
+            }],
         };
-        let all = [figures("a_10px", 21.0), figures("a_22px", 23.0), figures("b_10px", 22.0)];
+        let all = [
+            figures("a_10px", 21.0),
+            figures("a_22px", 23.0),
+            figures("b_10px", 22.0),
+        ];
         let means = means(&all, &["10px".to_owned()]).unwrap();
         assert_eq!((means[0].images, means[0].results[0].gain), (3, 2.0));
         assert_eq!((means[1].images, means[1].results[0].gain), (2, 1.5));

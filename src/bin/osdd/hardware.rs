@@ -27,7 +27,9 @@ impl Hardware {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let cores: BTreeSet<_> = values("physical id").zip(values("core id")).collect();
         Self {
-            cpu: values("model name").next().unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
+            cpu: values("model name")
+                .next()
+                .unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
             cores: if cores.is_empty() { threads } else { cores.len() },
             threads,
             memory_mib: proc_mib("/proc/meminfo", "MemTotal"),
@@ -43,6 +45,14 @@ pub(crate) fn peak_memory_mib() -> Option<u64> {
 /// A line such as `VmHWM:   123456 kB`, in MiB.
 fn proc_mib(path: &str, wanted: &str) -> Option<u64> {
     let text = fs::read_to_string(path).ok()?;
-    let (_, value) = text.lines().filter_map(|line| line.split_once(':')).find(|(key, _)| *key == wanted)?;
-    value.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib / 1024)
+    let (_, value) = text
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(key, _)| *key == wanted)?;
+    value
+        .split_whitespace()
+        .next()?
+        .parse::<u64>()
+        .ok()
+        .map(|kib| kib / 1024)
 }

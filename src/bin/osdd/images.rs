@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Error, Result};
 use image::ImageFormat;
-use osdd::engine::{Engine, Output, SendError};
+use osdd::engine::{Engine, Output};
 use osdd::frame::Frame;
 
 use crate::args::Compare;
@@ -22,7 +22,13 @@ pub(crate) enum Step {
 
 /// # Errors
 /// The input cannot be read, the output cannot be written, or the engine failed.
-pub(crate) fn deblur(engine: &Engine, input: &Path, output: &Path, format: ImageFormat, compare: Compare) -> Result<(), Step> {
+pub(crate) fn deblur(
+    engine: &Engine,
+    input: &Path,
+    output: &Path,
+    format: ImageFormat,
+    compare: Compare,
+) -> Result<(), Step> {
     interrupt::check().map_err(|stop| Step::Engine(stop.into()))?;
     let (frame, origin) = picture::read(input).map_err(Step::File)?;
     let result = run(engine, frame)
@@ -42,11 +48,7 @@ pub(crate) fn deblur(engine: &Engine, input: &Path, output: &Path, format: Image
 /// # Errors
 /// The engine failed, or the user asked to stop.
 pub(crate) fn run(engine: &Engine, frame: Frame) -> Result<Output> {
-    match engine.send(frame) {
-        Ok(_) => {}
-        Err(SendError::Failed(_, error)) => return Err(error.into()),
-        Err(SendError::Full(_)) => anyhow::bail!("the engine still holds another frame"),
-    }
+    engine.send(frame).map_err(osdd::Error::from)?;
     // Not the blocking receive(): a large image takes long on a CPU, and Ctrl-C must not wait for it.
     loop {
         if let Some(output) = engine.try_receive()? {

@@ -39,5 +39,9 @@ pub(crate) fn install() -> anyhow::Result<()> {
 /// # Errors
 /// [`Interrupted`] once the user has asked to stop.
 pub(crate) fn check() -> Result<(), Interrupted> {
-    if REQUESTED.load(Ordering::SeqCst) { Err(Interrupted) } else { Ok(()) }
+    if REQUESTED.load(Ordering::SeqCst) {
+        Err(Interrupted)
+    } else {
+        Ok(())
+    }
 }

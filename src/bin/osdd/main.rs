@@ -6,6 +6,7 @@ mod bench;
 mod compare;
 mod deblur;
 mod eval;
+mod frames;
 mod hardware;
 mod images;
 mod interrupt;
@@ -15,6 +16,7 @@ mod picture;
 mod plan;
 mod progress;
 mod report;
+mod train;
 mod video;
 
 use std::process::ExitCode;
@@ -59,5 +61,6 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Eval(args) => eval::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Models(args) => models::run(args),
+        Command::Train(args) => train::run(args),
     }
 }

@@ -33,7 +33,12 @@ pub(crate) fn run(args: ModelsArgs) -> Result<()> {
         return report::write_json("-".as_ref(), &models);
     }
     let width = |heading: &str, cells: &dyn Fn(&Model) -> usize| {
-        models.iter().map(cells).chain([heading.len()]).max().unwrap_or_default()
+        models
+            .iter()
+            .map(cells)
+            .chain([heading.len()])
+            .max()
+            .unwrap_or_default()
     };
     let name_width = width("name", &|model| model.name.len());
     let origin_width = width("origin", &|model| model.origin.len());

@@ -45,7 +45,10 @@ impl PendingFile {
         temporary_name.push(format!(".{}.part", std::process::id()));
         let temporary = folder.join(temporary_name);
         pending().push(temporary.clone());
-        let file = Self { path: path.to_owned(), temporary };
+        let file = Self {
+            path: path.to_owned(),
+            temporary,
+        };
         File::create(&file.temporary).with_context(cannot_write)?;
         Ok(file)
     }

@@ -52,7 +52,10 @@ impl Origin {
     /// The format cannot hold the picture, or the file cannot be written.
     pub fn write(self, frame: Frame, path: &Path, format: ImageFormat) -> Result<()> {
         let alpha = matches!(frame.format, PixelFormat::Rgba8 | PixelFormat::Rgba16);
-        ensure!(!(alpha && format == ImageFormat::Jpeg), "JPEG holds no transparency; choose png, webp or tiff");
+        ensure!(
+            !(alpha && format == ImageFormat::Jpeg),
+            "JPEG holds no transparency; choose png, webp or tiff"
+        );
         let mut image = adapt(from_frame(frame, self.gray)?, format);
         let mut exif = self.exif;
         // The same format can say again how the picture is to be turned; another might not, so the pixels turn.
@@ -68,11 +71,17 @@ impl Origin {
         let writer = &mut file;
         match format {
             ImageFormat::Png => {
-                let encoder = PngEncoder::new_with_quality(writer, CompressionType::Default, FilterType::Adaptive);
+                let encoder =
+                    PngEncoder::new_with_quality(writer, CompressionType::Default, FilterType::Adaptive);
                 encode(encoder, &image, icc_profile, exif)?;
             }
             ImageFormat::Jpeg => {
-                encode(JpegEncoder::new_with_quality(writer, JPEG_QUALITY), &image, icc_profile, exif)?;
+                encode(
+                    JpegEncoder::new_with_quality(writer, JPEG_QUALITY),
+                    &image,
+                    icc_profile,
+                    exif,
+                )?;
             }
             ImageFormat::WebP => encode(WebPEncoder::new_lossless(writer), &image, icc_profile, exif)?,
             ImageFormat::Tiff => encode(TiffEncoder::new(writer), &image, icc_profile, exif)?,
@@ -113,7 +122,10 @@ fn decode(path: &Path) -> Result<(DynamicImage, Origin)> {
         }
         ImageFormat::WebP => {
             let decoder = WebPDecoder::new(file)?;
-            ensure!(!decoder.has_animation(), "an animated WebP; make a video of it first");
+            ensure!(
+                !decoder.has_animation(),
+                "an animated WebP; make a video of it first"
+            );
             finish(decoder, format, limits)
         }
         ImageFormat::Jpeg => finish(JpegDecoder::new(file)?, format, limits),
@@ -123,7 +135,11 @@ fn decode(path: &Path) -> Result<(DynamicImage, Origin)> {
     }
 }
 
-fn finish(mut decoder: impl ImageDecoder, format: ImageFormat, limits: Limits) -> Result<(DynamicImage, Origin)> {
+fn finish(
+    mut decoder: impl ImageDecoder,
+    format: ImageFormat,
+    limits: Limits,
+) -> Result<(DynamicImage, Origin)> {
     decoder.set_limits(limits)?;
     let origin = Origin {
         gray: !decoder.color_type().has_color(),
@@ -139,25 +155,46 @@ fn finish(mut decoder: impl ImageDecoder, format: ImageFormat, limits: Limits) -
 /// The pixels are floating-point numbers.
 pub(crate) fn to_frame(image: &DynamicImage) -> Result<Frame> {
     let (format, image) = match image {
-        DynamicImage::ImageLuma8(_) | DynamicImage::ImageRgb8(_) => (PixelFormat::Rgb8, &image.to_rgb8().into()),
-        DynamicImage::ImageLumaA8(_) | DynamicImage::ImageRgba8(_) => (PixelFormat::Rgba8, &image.to_rgba8().into()),
-        DynamicImage::ImageLuma16(_) | DynamicImage::ImageRgb16(_) => (PixelFormat::Rgb16, &image.to_rgb16().into()),
-        DynamicImage::ImageLumaA16(_) | DynamicImage::ImageRgba16(_) => (PixelFormat::Rgba16, &image.to_rgba16().into()),
+        DynamicImage::ImageLuma8(_) | DynamicImage::ImageRgb8(_) => {
+            (PixelFormat::Rgb8, &image.to_rgb8().into())
+        }
+        DynamicImage::ImageLumaA8(_) | DynamicImage::ImageRgba8(_) => {
+            (PixelFormat::Rgba8, &image.to_rgba8().into())
+        }
+        DynamicImage::ImageLuma16(_) | DynamicImage::ImageRgb16(_) => {
+            (PixelFormat::Rgb16, &image.to_rgb16().into())
+        }
+        DynamicImage::ImageLumaA16(_) | DynamicImage::ImageRgba16(_) => {
+            (PixelFormat::Rgba16, &image.to_rgba16().into())
+        }
         _ => bail!("the pixels are floating-point numbers; convert the image to 16 bits first"),
     };
     let image: &DynamicImage = image;
     let (width, height) = (image.width() as usize, image.height() as usize);
-    Ok(Frame::from_data(width, height, format, image.as_bytes().to_vec())?)
+    Ok(Frame::from_data(
+        width,
+        height,
+        format,
+        image.as_bytes().to_vec(),
+    )?)
 }
 
 fn from_frame(frame: Frame, gray: bool) -> Result<DynamicImage> {
     let (width, height) = (u32::try_from(frame.width)?, u32::try_from(frame.height)?);
-    let words = |data: Vec<u8>| data.chunks_exact(2).map(|two| u16::from_ne_bytes([two[0], two[1]])).collect::<Vec<_>>();
+    let words = |data: Vec<u8>| {
+        data.chunks_exact(2)
+            .map(|two| u16::from_ne_bytes([two[0], two[1]]))
+            .collect::<Vec<_>>()
+    };
     let image = match frame.format {
         PixelFormat::Rgb8 => ImageBuffer::from_raw(width, height, frame.data).map(DynamicImage::ImageRgb8),
         PixelFormat::Rgba8 => ImageBuffer::from_raw(width, height, frame.data).map(DynamicImage::ImageRgba8),
-        PixelFormat::Rgb16 => ImageBuffer::from_raw(width, height, words(frame.data)).map(DynamicImage::ImageRgb16),
-        PixelFormat::Rgba16 => ImageBuffer::from_raw(width, height, words(frame.data)).map(DynamicImage::ImageRgba16),
+        PixelFormat::Rgb16 => {
+            ImageBuffer::from_raw(width, height, words(frame.data)).map(DynamicImage::ImageRgb16)
+        }
+        PixelFormat::Rgba16 => {
+            ImageBuffer::from_raw(width, height, words(frame.data)).map(DynamicImage::ImageRgba16)
+        }
     }
     .context("the engine gave a frame of the wrong size")?;
     Ok(match frame.format {
@@ -191,11 +228,20 @@ fn adapt(image: DynamicImage, format: ImageFormat) -> DynamicImage {
 
 /// A CMYK photo has become RGB by now; its profile would spoil it.
 fn profile_fits(profile: &[u8], image: &DynamicImage) -> bool {
-    let space: &[u8] = if image.color().has_color() { b"RGB " } else { b"GRAY" };
+    let space: &[u8] = if image.color().has_color() {
+        b"RGB "
+    } else {
+        b"GRAY"
+    };
     profile.get(16..20) == Some(space)
 }
 
-fn encode(mut encoder: impl ImageEncoder, image: &DynamicImage, icc: Option<Vec<u8>>, exif: Option<Vec<u8>>) -> Result<()> {
+fn encode(
+    mut encoder: impl ImageEncoder,
+    image: &DynamicImage,
+    icc: Option<Vec<u8>>,
+    exif: Option<Vec<u8>>,
+) -> Result<()> {
     // BMP holds neither, TIFF only the profile: those formats say so here and lose nothing that a viewer needs.
     if let Some(icc) = icc {
         let _ = encoder.set_icc_profile(icc);
@@ -203,7 +249,12 @@ fn encode(mut encoder: impl ImageEncoder, image: &DynamicImage, icc: Option<Vec<
     if let Some(exif) = exif {
         let _ = encoder.set_exif_metadata(exif);
     }
-    encoder.write_image(image.as_bytes(), image.width(), image.height(), image.color().into())?;
+    encoder.write_image(
+        image.as_bytes(),
+        image.width(),
+        image.height(),
+        image.color().into(),
+    )?;
     Ok(())
 }
 
@@ -212,7 +263,10 @@ mod tests {
     use super::*;
 
     fn ramp(width: u32, height: u32) -> DynamicImage {
-        ImageBuffer::from_fn(width, height, |x, y| image::Rgb([(x * 9) as u8, (y * 9) as u8, 77])).into()
+        ImageBuffer::from_fn(width, height, |x, y| {
+            image::Rgb([(x * 9) as u8, (y * 9) as u8, 77])
+        })
+        .into()
     }
 
     #[test]
@@ -243,23 +297,30 @@ mod tests {
 
     #[test]
     fn orientation_is_kept_by_the_same_format_and_applied_by_another() {
+        use ImageFormat::{Bmp, Jpeg, Png, Tiff, WebP};
+
         let folder = tempfile::tempdir().unwrap();
-        let source = folder.path().join("source.png");
-        let encoder = PngEncoder::new(File::create(&source).unwrap());
-        encode(encoder, &ramp(8, 4), None, Some(exif(6))).unwrap();
-
-        let same = folder.path().join("same");
-        let convert = |to: &Path, format| {
-            let (frame, origin) = read(&source).unwrap();
-            origin.write(frame, to, format).unwrap();
-            let (frame, origin) = read(to).unwrap();
-            (frame.width, origin.orientation)
-        };
-        assert_eq!(convert(&same, ImageFormat::Png), (8, Orientation::Rotate90));
-
-        for format in [ImageFormat::Jpeg, ImageFormat::WebP, ImageFormat::Tiff, ImageFormat::Bmp] {
-            let other = folder.path().join("other");
-            assert_eq!(convert(&other, format), (4, Orientation::NoTransforms), "{format:?}");
+        let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+        for source in [Png, Jpeg, WebP] {
+            let image = ramp(8, 4);
+            let origin = Origin {
+                gray: false,
+                format: source,
+                icc_profile: None,
+                exif: Some(exif(6)),
+                orientation: Orientation::Rotate90,
+            };
+            origin.write(to_frame(&image).unwrap(), &from, source).unwrap();
+            for target in [Png, Jpeg, WebP, Tiff, Bmp] {
+                let (frame, origin) = read(&from).unwrap();
+                assert_eq!(origin.orientation, Orientation::Rotate90, "{source:?}");
+                origin.write(frame, &to, target).unwrap();
+                let (frame, origin) = read(&to).unwrap();
+                let kept = (8, Orientation::Rotate90);
+                let applied = (4, Orientation::NoTransforms);
+                let expected = if source == target { kept } else { applied };
+                assert_eq!((frame.width, origin.orientation), expected, "{source:?} to {target:?}");
+            }
         }
     }
 

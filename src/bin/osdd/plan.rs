@@ -16,8 +16,8 @@ use crate::video::Container;
 
 /// Extensions by which a file among others in a folder is taken for a video.
 const VIDEO_EXTENSIONS: &[&str] = &[
-    "3gp", "avi", "flv", "m2ts", "m4v", "mjpeg", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "mxf", "ogv", "ts", "webm", "wmv",
-    "y4m",
+    "3gp", "avi", "flv", "m2ts", "m4v", "mjpeg", "mkv", "mov", "mp4", "mpeg", "mpg", "mts", "mxf", "ogv",
+    "ts", "webm", "wmv", "y4m",
 ];
 
 /// One file to deblur.
@@ -62,7 +62,11 @@ impl Plan {
         let mut candidates = Vec::new();
         let into_folder = args.inputs.len() > 1
             || args.output.is_dir()
-            || args.output.as_os_str().to_string_lossy().ends_with(std::path::MAIN_SEPARATOR);
+            || args
+                .output
+                .as_os_str()
+                .to_string_lossy()
+                .ends_with(std::path::MAIN_SEPARATOR);
         for input in &args.inputs {
             let metadata = fs::metadata(input).with_context(|| format!("cannot read {}", input.display()))?;
             if metadata.is_dir() {
@@ -74,12 +78,19 @@ impl Plan {
                     _ => args.output.clone(),
                 };
                 let target = target(input, &output, media, into_folder).map_err(Usage)?;
-                candidates.push(Job { input: input.clone(), output, target });
+                candidates.push(Job {
+                    input: input.clone(),
+                    output,
+                    target,
+                });
             }
         }
         let makes_folder = into_folder || args.inputs.iter().any(|input| input.is_dir());
         if makes_folder && args.output.is_file() {
-            bail!(Usage(format!("{} is a file, and these inputs need a folder to go to", args.output.display())));
+            bail!(Usage(format!(
+                "{} is a file, and these inputs need a folder to go to",
+                args.output.display()
+            )));
         }
         plan.admit(candidates, args)?;
         Ok(plan)
@@ -88,20 +99,37 @@ impl Plan {
     fn add_folder(&mut self, folder: &Path, output: &Path, candidates: &mut Vec<Job>) -> Result<()> {
         let cannot_read = || format!("cannot read {}", folder.display());
         let mut entries = fs::read_dir(folder)
-            .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>())
+            .and_then(|entries| {
+                entries
+                    .map(|entry| entry.map(|entry| entry.path()))
+                    .collect::<Result<Vec<_>, _>>()
+            })
             .with_context(cannot_read)?;
         entries.sort();
         let mut any = false;
         for input in entries {
-            let Some(name) = input.file_name().filter(|name| !name.as_encoded_bytes().starts_with(b".")) else { continue };
+            let Some(name) = input
+                .file_name()
+                .filter(|name| !name.as_encoded_bytes().starts_with(b"."))
+            else {
+                continue;
+            };
             let output = output.join(name);
-            let media = if input.is_dir() { Ok(Media::Unknown) } else { identify(&input) };
+            let media = if input.is_dir() {
+                Ok(Media::Unknown)
+            } else {
+                identify(&input)
+            };
             match media {
                 Ok(Media::Unknown) => self.ignored.push(input),
                 Ok(media) => {
                     any = true;
                     match target(&input, &output, media, true) {
-                        Ok(target) => candidates.push(Job { input, output, target }),
+                        Ok(target) => candidates.push(Job {
+                            input,
+                            output,
+                            target,
+                        }),
                         Err(reason) => self.rejected.push((input, anyhow::Error::msg(reason))),
                     }
                 }
@@ -116,16 +144,25 @@ impl Plan {
 
     /// Compares the outputs with what is on the disk and with each other.
     fn admit(&mut self, candidates: Vec<Job>, args: &DeblurArgs) -> Result<()> {
-        let inputs: HashSet<PathBuf> = candidates.iter().filter_map(|job| fs::canonicalize(&job.input).ok()).collect();
+        let inputs: HashSet<PathBuf> = candidates
+            .iter()
+            .filter_map(|job| fs::canonicalize(&job.input).ok())
+            .collect();
         let mut outputs = HashSet::new();
         let mut existing = Vec::new();
         for job in candidates {
             if !outputs.insert(job.output.clone()) {
-                bail!(Usage(format!("two inputs would be written to {}", job.output.display())));
+                bail!(Usage(format!(
+                    "two inputs would be written to {}",
+                    job.output.display()
+                )));
             }
             if let Ok(there) = fs::canonicalize(&job.output) {
                 if inputs.contains(&there) {
-                    bail!("{} is an input, and inputs are never overwritten; choose another output", job.output.display());
+                    bail!(
+                        "{} is an input, and inputs are never overwritten; choose another output",
+                        job.output.display()
+                    );
                 }
                 if there.is_dir() {
                     bail!("{} is a folder", job.output.display());
@@ -142,7 +179,10 @@ impl Plan {
         }
         match existing.as_slice() {
             [] => Ok(()),
-            [path] => bail!("{} exists; --force replaces it, --resume skips it", path.display()),
+            [path] => bail!(
+                "{} exists; --force replaces it, --resume skips it",
+                path.display()
+            ),
             [path, rest @ ..] => bail!(
                 "{} and {} other outputs exist; --force replaces them, --resume skips them",
                 path.display(),
@@ -176,25 +216,36 @@ fn target(input: &Path, output: &Path, media: Media, same_name: bool) -> Result<
     match (media, image, container) {
         (Media::Image(_), Some(format), _) => Ok(Target::Image(format)),
         (Media::Image(Some(format)), None, None) if same_name => Ok(Target::Image(format)),
-        (Media::Image(_), None, Some(_)) => {
-            Err(format!("{} is an image and {} names a video", input.display(), output.display()))
-        }
-        (Media::Image(_), None, None) => {
-            Err(format!("cannot write {}: images are written as png, jpg, webp, tiff or bmp", output.display()))
-        }
+        (Media::Image(_), None, Some(_)) => Err(format!(
+            "{} is an image and {} names a video",
+            input.display(),
+            output.display()
+        )),
+        (Media::Image(_), None, None) => Err(format!(
+            "cannot write {}: images are written as png, jpg, webp, tiff or bmp",
+            output.display()
+        )),
         (Media::Video | Media::Unknown, _, Some(container)) => Ok(Target::Video(container)),
-        (Media::Video, Some(_), None) => {
-            Err(format!("{} is a video and {} names an image", input.display(), output.display()))
+        (Media::Video, Some(_), None) => Err(format!(
+            "{} is a video and {} names an image",
+            input.display(),
+            output.display()
+        )),
+        (Media::Unknown, Some(_), None) => {
+            Err(format!("{} is not an image that osdd can read", input.display()))
         }
-        (Media::Unknown, Some(_), None) => Err(format!("{} is not an image that osdd can read", input.display())),
-        (Media::Video | Media::Unknown, None, None) => {
-            Err(format!("cannot write {}: videos are written as mp4, m4v, mov, mkv, webm or avi", output.display()))
-        }
+        (Media::Video | Media::Unknown, None, None) => Err(format!(
+            "cannot write {}: videos are written as mp4, m4v, mov, mkv, webm or avi",
+            output.display()
+        )),
     }
 }
 
 fn extension(path: &Path) -> String {
-    path.extension().and_then(OsStr::to_str).unwrap_or_default().to_ascii_lowercase()
+    path.extension()
+        .and_then(OsStr::to_str)
+        .unwrap_or_default()
+        .to_ascii_lowercase()
 }
 
 #[cfg(test)]
@@ -205,11 +256,18 @@ mod tests {
     fn the_output_name_decides_what_is_written() {
         let decide = |media, output: &str| target("in".as_ref(), output.as_ref(), media, false);
         let png = Media::Image(Some(ImageFormat::Png));
-        assert!(matches!(decide(png, "a.JPG"), Ok(Target::Image(ImageFormat::Jpeg))));
+        assert!(matches!(
+            decide(png, "a.JPG"),
+            Ok(Target::Image(ImageFormat::Jpeg))
+        ));
         assert!(matches!(decide(Media::Video, "a.mkv"), Ok(Target::Video(_))));
         assert!(matches!(decide(Media::Unknown, "a.mp4"), Ok(Target::Video(_))));
         assert!(decide(png, "a.mp4").unwrap_err().contains("names a video"));
-        assert!(decide(Media::Video, "a.png").unwrap_err().contains("names an image"));
+        assert!(
+            decide(Media::Video, "a.png")
+                .unwrap_err()
+                .contains("names an image")
+        );
         assert!(decide(png, "a.xyz").unwrap_err().contains("png, jpg"));
         assert!(decide(Media::Video, "a").unwrap_err().contains("mp4"));
     }

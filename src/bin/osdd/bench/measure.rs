@@ -66,7 +66,7 @@ fn engine(size: Size, args: &BenchArgs) -> Result<Sample> {
         peak_memory_mib: peak_memory_mib(),
         model: info.model.clone(),
         device: info.device.to_string(),
-        precision: format!("{:?}", info.precision).to_lowercase(),
+        precision: info.precision.to_string(),
         stages: Some(Stages {
             upload_ms: mean_ms(times.upload),
             model_ms: mean_ms(times.model),
@@ -127,10 +127,15 @@ fn pipeline(size: Size, args: &BenchArgs, moving_gamma: bool) -> Result<Sample> 
     let stats = deblur.property::<Option<gst::Structure>>("stats");
     pipeline.set_state(gst::State::Null)?;
     result?;
-    let taken = |stamps: &Mutex<Vec<Instant>>| std::mem::take(&mut *stamps.lock().unwrap_or_else(PoisonError::into_inner));
+    let taken = |stamps: &Mutex<Vec<Instant>>| {
+        std::mem::take(&mut *stamps.lock().unwrap_or_else(PoisonError::into_inner))
+    };
     let (starts, ends) = (taken(&starts), taken(&ends));
     let told = |field: &str, otherwise: &str| {
-        stats.as_ref().and_then(|stats| stats.get::<String>(field).ok()).unwrap_or_else(|| otherwise.to_owned())
+        stats
+            .as_ref()
+            .and_then(|stats| stats.get::<String>(field).ok())
+            .unwrap_or_else(|| otherwise.to_owned())
     };
     Ok(Sample {
         frames_in: starts.len() as u64,
@@ -153,17 +158,17 @@ fn stamps(
     let stamps = Arc::new(Mutex::new(Vec::new()));
     let written = Arc::clone(&stamps);
     let weak = element.downgrade();
-    element.static_pad(pad).with_context(|| format!("the element has no pad {pad}"))?.add_probe(
-        gst::PadProbeType::BUFFER,
-        move |_, _| {
+    element
+        .static_pad(pad)
+        .with_context(|| format!("the element has no pad {pad}"))?
+        .add_probe(gst::PadProbeType::BUFFER, move |_, _| {
             let mut written = written.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(element) = weak.upgrade() {
                 at_each(&element, written.len());
             }
             written.push(Instant::now());
             gst::PadProbeReturn::Ok
-        },
-    );
+        });
     Ok(stamps)
 }
 
@@ -173,7 +178,9 @@ fn play(pipeline: &gst::Pipeline) -> Result<()> {
     let _ = pipeline.set_state(gst::State::Playing);
     loop {
         interrupt::check()?;
-        let Some(message) = bus.timed_pop(gst::ClockTime::from_mseconds(100)) else { continue };
+        let Some(message) = bus.timed_pop(gst::ClockTime::from_mseconds(100)) else {
+            continue;
+        };
         match message.view() {
             gst::MessageView::Eos(_) => return Ok(()),
             gst::MessageView::Error(message) => return Err(messages.error(message)),

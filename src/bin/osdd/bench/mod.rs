@@ -80,7 +80,14 @@ struct Summary {
 pub(crate) fn run(args: BenchArgs) -> Result<()> {
     // Wrong arguments are told here, once, and not by each child.
     args.engine.config(args.gamma, 1.0)?;
-    let sizes = if args.size.is_empty() { vec![Size { width: 640, height: 360 }] } else { args.size.clone() };
+    let sizes = if args.size.is_empty() {
+        vec![Size {
+            width: 640,
+            height: 360,
+        }]
+    } else {
+        args.size.clone()
+    };
     if let Some(measurement) = args.only {
         let sample = measure::run(measurement, sizes[0], &args)?;
         return report::print(&(serde_json::to_string(&sample)? + "\n"));
@@ -90,7 +97,11 @@ pub(crate) fn run(args: BenchArgs) -> Result<()> {
     if let Some(path) = &args.json {
         report::write_json(path, &report)?;
     }
-    if to_stdout { Ok(()) } else { report::print(&table(&report)?) }
+    if to_stdout {
+        Ok(())
+    } else {
+        report::print(&table(&report)?)
+    }
 }
 
 fn measure_all(args: &BenchArgs, sizes: &[Size]) -> Result<Report> {
@@ -98,7 +109,8 @@ fn measure_all(args: &BenchArgs, sizes: &[Size]) -> Result<Report> {
     let mut progress = Progress::new("bench".to_owned(), "measurements", Some(steps));
     let mut done = 0;
     let mut reports = Vec::new();
-    let mut last = None;
+    // The engine's own measurement knows what "auto" became.
+    let mut resolved = None;
     for &size in sizes {
         let mut samples: [Vec<Sample>; 3] = Default::default();
         for _ in 0..args.rounds {
@@ -106,7 +118,9 @@ fn measure_all(args: &BenchArgs, sizes: &[Size]) -> Result<Report> {
                 interrupt::check()?;
                 let sample = child(measurement, size, args)
                     .with_context(|| format!("cannot measure {} at {size}", measurement.name()))?;
-                last = Some(sample.clone());
+                if measurement == Measurement::Engine {
+                    resolved = Some(sample.clone());
+                }
                 samples.push(sample);
                 done += 1;
                 progress.update(done, done);
@@ -122,13 +136,13 @@ fn measure_all(args: &BenchArgs, sizes: &[Size]) -> Result<Report> {
             moving_gamma,
         });
     }
-    let last = last.context("nothing was measured")?;
+    let resolved = resolved.context("nothing was measured")?;
     Ok(Report {
         version: env!("CARGO_PKG_VERSION"),
         hardware: Hardware::detect(),
-        model: last.model,
-        device: last.device,
-        precision: last.precision,
+        model: resolved.model,
+        device: resolved.device,
+        precision: resolved.precision,
         gamma: args.gamma,
         tile_size: args.engine.tile,
         tile_overlap: args.engine.overlap,
@@ -153,7 +167,11 @@ fn child(measurement: Measurement, size: Size, args: &BenchArgs) -> Result<Sampl
     interrupt::check()?;
     if !output.status.success() {
         let text = String::from_utf8_lossy(&output.stderr);
-        let line = text.lines().rev().find(|line| !line.is_empty()).unwrap_or("it ended without a word");
+        let line = text
+            .lines()
+            .rev()
+            .find(|line| !line.is_empty())
+            .unwrap_or("it ended without a word");
         return Err(anyhow!("{}", line.trim_start_matches("error: ")));
     }
     serde_json::from_slice(&output.stdout).context("a measurement printed something else than its result")
@@ -164,7 +182,10 @@ fn summarise(samples: &[Sample]) -> Summary {
     Summary {
         frames_per_second: median(rounds.clone()),
         rounds,
-        frames_lost: samples.iter().map(|sample| sample.frames_in.saturating_sub(sample.frames_out)).sum(),
+        frames_lost: samples
+            .iter()
+            .map(|sample| sample.frames_in.saturating_sub(sample.frames_out))
+            .sum(),
         peak_memory_mib: samples.iter().filter_map(|sample| sample.peak_memory_mib).max(),
         stages: samples.iter().rev().find_map(|sample| sample.stages.clone()),
     }
@@ -173,13 +194,21 @@ fn summarise(samples: &[Sample]) -> Summary {
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
-    if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
+    if values.len() % 2 == 1 {
+        values[middle]
+    } else {
+        (values[middle - 1] + values[middle]) / 2.0
+    }
 }
 
 fn table(report: &Report) -> Result<String> {
     let mut text = String::new();
     let hardware = &report.hardware;
-    writeln!(text, "{}, {} cores, {} threads", hardware.cpu, hardware.cores, hardware.threads)?;
+    writeln!(
+        text,
+        "{}, {} cores, {} threads",
+        hardware.cpu, hardware.cores, hardware.threads
+    )?;
     writeln!(
         text,
         "{} on {}, {}, gamma {}, tiles {} px, overlap {} px; median of {} x {} frames",
@@ -193,14 +222,24 @@ fn table(report: &Report) -> Result<String> {
         report.frames
     )?;
     for size in &report.sizes {
-        writeln!(text, "\n{:<34} {:>9}  {:>7}  {:>12}  {:>6}", size.size, "frames/s", "ratio", "peak memory", "lost")?;
+        writeln!(
+            text,
+            "\n{:<34} {:>9}  {:>7}  {:>12}  {:>6}",
+            size.size, "frames/s", "ratio", "peak memory", "lost"
+        )?;
         let rows = [
             ("engine alone", &size.engine, String::new()),
             ("pipeline", &size.pipeline, percent(size.pipeline_over_engine)),
-            ("pipeline, gamma moved every frame", &size.moving_gamma, percent(size.moving_gamma_over_pipeline)),
+            (
+                "pipeline, gamma moved every frame",
+                &size.moving_gamma,
+                percent(size.moving_gamma_over_pipeline),
+            ),
         ];
         for (name, summary, ratio) in rows {
-            let memory = summary.peak_memory_mib.map_or("unknown".to_owned(), |mib| format!("{mib} MiB"));
+            let memory = summary
+                .peak_memory_mib
+                .map_or("unknown".to_owned(), |mib| format!("{mib} MiB"));
             writeln!(
                 text,
                 "{name:<34} {:>9.2}  {ratio:>7}  {memory:>12}  {:>6}",
@@ -215,7 +254,10 @@ fn table(report: &Report) -> Result<String> {
             )?;
         }
     }
-    writeln!(text, "\nratio: the pipeline's to the engine alone; the moving gamma's to the pipeline's")?;
+    writeln!(
+        text,
+        "\nratio: the pipeline's to the engine alone; the moving gamma's to the pipeline's"
+    )?;
     Ok(text)
 }
 

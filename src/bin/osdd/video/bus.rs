@@ -12,7 +12,12 @@ pub(crate) struct Messages {
 impl Messages {
     /// Remembers a missing-plugin message; others pass.
     pub fn note_missing(&mut self, message: &gst::message::Element) {
-        let Some(structure) = message.structure().filter(|structure| structure.name() == "missing-plugin") else { return };
+        let Some(structure) = message
+            .structure()
+            .filter(|structure| structure.name() == "missing-plugin")
+        else {
+            return;
+        };
         if let Ok(name) = structure.get::<String>("name")
             && !self.missing.contains(&name)
         {
@@ -28,15 +33,22 @@ impl Messages {
     pub fn error(&self, message: &gst::message::Error) -> Error {
         let error = message.error();
         if let Some(missing) = self.missing() {
-            return anyhow!("GStreamer has no {missing}; on Debian: apt install gstreamer1.0-libav gstreamer1.0-plugins-bad");
+            return anyhow!(
+                "GStreamer has no {missing}; on Debian: apt install gstreamer1.0-libav gstreamer1.0-plugins-bad"
+            );
         }
         let sentence = error.to_string();
         // "Internal data stream error" and its like say nothing; the reason stands at the end of the debug text.
-        let ours = message.src().and_then(|source| source.downcast_ref::<gst::Element>().and_then(|e| e.factory()));
+        let ours = message
+            .src()
+            .and_then(|source| source.downcast_ref::<gst::Element>().and_then(|e| e.factory()));
         if ours.is_some_and(|factory| factory.name() == super::element::NAME) {
             return anyhow!("{sentence}");
         }
-        let source = message.src().map(|source| source.name().to_string()).unwrap_or_default();
+        let source = message
+            .src()
+            .map(|source| source.name().to_string())
+            .unwrap_or_default();
         match message.debug().as_deref().and_then(reason) {
             Some(reason) => anyhow!("{sentence} ({source}: {reason})"),
             None => anyhow!("{sentence} ({source})"),

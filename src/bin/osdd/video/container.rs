@@ -62,11 +62,6 @@ impl Container {
         }
     }
 
-    /// Whether a video can stay as it is stored and say how it is to be turned for display.
-    pub fn stores_orientation(self) -> bool {
-        matches!(self, Self::Mp4 | Self::QuickTime)
-    }
-
     /// An encoder that keeps what it is given as far as the eye can tell; `quality` is on the encoder's own scale.
     ///
     /// # Errors
@@ -87,7 +82,10 @@ impl Container {
             return Ok(encoder);
         }
         let quality = quality.unwrap_or(H264_QUALITY);
-        ensure!(quality <= H264_WORST, "--quality {quality} is off the scale of H.264, 0 to {H264_WORST}");
+        ensure!(
+            quality <= H264_WORST,
+            "--quality {quality} is off the scale of H.264, 0 to {H264_WORST}"
+        );
         let encoder = element::make("x264enc")?;
         encoder.set_property_from_str("pass", "qual");
         encoder.set_property("quantizer", quality);

@@ -18,9 +18,13 @@ pub(crate) const NAME: &str = "osdddeblur";
 pub(crate) fn load() -> Result<()> {
     gst::init().context("cannot start GStreamer")?;
     let file_name = format!("{}gstosdd{}", env::consts::DLL_PREFIX, env::consts::DLL_SUFFIX);
-    let path = folders().into_iter().map(|folder| folder.join(&file_name)).find(|path| path.is_file());
+    let path = folders()
+        .into_iter()
+        .map(|folder| folder.join(&file_name))
+        .find(|path| path.is_file());
     if let Some(path) = &path {
-        gst::Plugin::load_file(path).with_context(|| format!("cannot load the GStreamer plugin {}", path.display()))?;
+        gst::Plugin::load_file(path)
+            .with_context(|| format!("cannot load the GStreamer plugin {}", path.display()))?;
     }
     gst::ElementFactory::find(NAME).map(drop).with_context(|| {
         format!("the GStreamer element {NAME} is missing: neither beside this program nor installed; run `make install`")
@@ -28,7 +32,9 @@ pub(crate) fn load() -> Result<()> {
 }
 
 fn folders() -> Vec<PathBuf> {
-    let Ok(executable) = env::current_exe() else { return Vec::new() };
+    let Ok(executable) = env::current_exe() else {
+        return Vec::new();
+    };
     let mut folders = Vec::new();
     if let Some(here) = executable.parent() {
         // A build folder first (tests run from deps/ in it), then an installation's lib/ beside bin/.
@@ -49,8 +55,8 @@ pub(crate) fn make(factory: &str) -> Result<gst::Element> {
         let package = match factory {
             "x264enc" => "gstreamer1.0-plugins-ugly",
             "avenc_aac" => "gstreamer1.0-libav",
-            "videoconvert" | "audioconvert" | "audioresample" | "decodebin" | "parsebin" | "videotestsrc" | "opusenc"
-            | "vorbisenc" => "gstreamer1.0-plugins-base",
+            "videoconvert" | "audioconvert" | "audioresample" | "decodebin" | "parsebin" | "videotestsrc"
+            | "opusenc" | "vorbisenc" => "gstreamer1.0-plugins-base",
             "h264parse" | "h265parse" => "gstreamer1.0-plugins-bad",
             _ => "gstreamer1.0-plugins-good",
         };
@@ -70,5 +76,8 @@ pub(crate) fn configure(deblur: &gst::Element, args: &EngineArgs) {
 
 /// The first of these elements that is installed.
 pub(crate) fn first_installed(factories: &[&'static str]) -> Option<&'static str> {
-    factories.iter().copied().find(|factory| gst::ElementFactory::find(factory).is_some())
+    factories
+        .iter()
+        .copied()
+        .find(|factory| gst::ElementFactory::find(factory).is_some())
 }

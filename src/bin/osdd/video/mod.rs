@@ -28,16 +28,26 @@ use crate::report;
 pub(crate) fn deblur(input: &Path, output: &Path, container: Container, args: &DeblurArgs) -> Result<()> {
     element::load()?;
     let probe = probe::probe(input).with_context(|| format!("cannot read {}", input.display()))?;
-    let plan = streams::Plan::new(&probe, container).with_context(|| format!("cannot deblur {}", input.display()))?;
+    let plan = streams::Plan::new(&probe, container)
+        .with_context(|| format!("cannot deblur {}", input.display()))?;
     for note in &plan.notes {
         report::warning(format_args!("{}: {note}", input.display()));
     }
     let file = PendingFile::create(output)?;
     let pipeline = pipeline::build(input, file.temporary(), container, &plan, args)?;
-    let label = input.file_name().unwrap_or(input.as_os_str()).to_string_lossy().into_owned();
+    let label = input
+        .file_name()
+        .unwrap_or(input.as_os_str())
+        .to_string_lossy()
+        .into_owned();
     let outcome = run::to_the_end(&pipeline, label, probe.duration)
         .with_context(|| format!("cannot deblur {}", input.display()))?;
     file.commit()?;
-    report::note(format_args!("{}: {} frames, {:.2} frames/s", output.display(), outcome.frames, outcome.rate));
+    report::note(format_args!(
+        "{}: {} frames, {:.2} frames/s",
+        output.display(),
+        outcome.frames,
+        outcome.rate
+    ));
     Ok(())
 }

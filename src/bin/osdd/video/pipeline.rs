@@ -28,7 +28,13 @@ pub(crate) struct Pipeline {
 
 /// # Errors
 /// An element is missing, or the muxer does not take what the plan says.
-pub(crate) fn build(input: &Path, output: &Path, container: Container, plan: &Plan, args: &DeblurArgs) -> Result<Pipeline> {
+pub(crate) fn build(
+    input: &Path,
+    output: &Path,
+    container: Container,
+    plan: &Plan,
+    args: &DeblurArgs,
+) -> Result<Pipeline> {
     let pipeline = gst::Pipeline::new();
     let source = element::make("filesrc")?;
     source.set_property("location", input);
@@ -43,7 +49,11 @@ pub(crate) fn build(input: &Path, output: &Path, container: Container, plan: &Pl
     let mut entries = Vec::new();
     let mut probes = None;
     for branch in &plan.branches {
-        let builder = BranchBuilder { pipeline: &pipeline, muxer: &muxer, branch };
+        let builder = BranchBuilder {
+            pipeline: &pipeline,
+            muxer: &muxer,
+            branch,
+        };
         let entry = match branch.action {
             Action::Deblur => {
                 let (entry, pads) = builder.deblur(container, plan.upright, args)?;
@@ -60,14 +70,21 @@ pub(crate) fn build(input: &Path, output: &Path, container: Container, plan: &Pl
 
     parse.connect_pad_added(move |_, pad| {
         let id = pad.stream_id();
-        let entry = entries.iter().find(|(wanted, entry)| Some(wanted.as_str()) == id.as_deref() && !entry.is_linked());
+        let entry = entries
+            .iter()
+            .find(|(wanted, entry)| Some(wanted.as_str()) == id.as_deref() && !entry.is_linked());
         // A link that fails shows as an error of the stream, on the bus.
         let linked = entry.is_some_and(|(_, entry)| pad.link(entry).is_ok());
         if !linked {
             probe::discard(pad);
         }
     });
-    Ok(Pipeline { pipeline, decoded, deblurred, encoded })
+    Ok(Pipeline {
+        pipeline,
+        decoded,
+        deblurred,
+        encoded,
+    })
 }
 
 struct BranchBuilder<'a> {
@@ -78,7 +95,12 @@ struct BranchBuilder<'a> {
 
 impl BranchBuilder<'_> {
     /// The entry; and the decoder's, the model's and the encoder's pads, for [`Pipeline`].
-    fn deblur(&self, container: Container, upright: bool, args: &DeblurArgs) -> Result<(gst::Pad, [gst::Pad; 3])> {
+    fn deblur(
+        &self,
+        container: Container,
+        upright: bool,
+        args: &DeblurArgs,
+    ) -> Result<(gst::Pad, [gst::Pad; 3])> {
         let entry = element::make("queue")?;
         let decode = element::make("decodebin")?;
         self.pipeline.add_many([&entry, &decode])?;
@@ -93,6 +115,13 @@ impl BranchBuilder<'_> {
             let flip = element::make("videoflip")?;
             flip.set_property_from_str("video-direction", "auto");
             chain.push(flip);
+            // A muxer that does write it down would have it turned once more.
+            static_pad(&encoder, "src")?.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, |_, info| {
+                if let Some(event) = info.event().and_then(without_orientation) {
+                    info.data = Some(gst::PadProbeData::Event(event));
+                }
+                gst::PadProbeReturn::Ok
+            });
         }
         chain.extend([deblur.clone(), after, encoder.clone()]);
         if container != Container::WebM {
@@ -108,14 +137,22 @@ impl BranchBuilder<'_> {
                 probe::discard(pad);
             }
         });
-        let pads = [decoded, static_pad(&deblur, "src")?, static_pad(&encoder, "sink")?];
+        let pads = [
+            decoded,
+            static_pad(&deblur, "src")?,
+            static_pad(&encoder, "sink")?,
+        ];
         Ok((static_pad(&entry, "sink")?, pads))
     }
 
     fn copy(&self) -> Result<gst::Pad> {
         let mut chain = vec![unbounded_queue()?];
         // `parsebin` has parsed the stream, in the shape that its file has; the muxer may want another.
-        let structure = self.branch.caps.structure(0).context("a stream without a format")?;
+        let structure = self
+            .branch
+            .caps
+            .structure(0)
+            .context("a stream without a format")?;
         match (structure.name().as_str(), structure.get::<i32>("mpegversion")) {
             ("audio/mpeg", Ok(2 | 4)) => chain.push(element::make("aacparse")?),
             ("audio/x-raw", _) => chain.push(element::make("audioconvert")?),
@@ -130,7 +167,10 @@ impl BranchBuilder<'_> {
         let rename = element::make("capssetter")?;
         rename.set_property("join", false);
         rename.set_property("replace", true);
-        rename.set_property("caps", gst::Caps::builder("text/x-raw").field("format", "utf8").build());
+        rename.set_property(
+            "caps",
+            gst::Caps::builder("text/x-raw").field("format", "utf8").build(),
+        );
         let entry = self.chain(&[unbounded_queue()?, rename])?;
         // Matroska stores SubRip, which knows a few tags; elsewhere they would be read out as they are.
         let keep_tags = container == Container::Matroska;
@@ -145,18 +185,22 @@ impl BranchBuilder<'_> {
         Ok(entry)
     }
 
-    fn encode(&self, encoder: &str) -> Result<gst::Pad> {
+    fn encode(&self, name: &str) -> Result<gst::Pad> {
         let entry = unbounded_queue()?;
         let decode = element::make("decodebin")?;
         self.pipeline.add_many([&entry, &decode])?;
         entry.link(&decode)?;
-        let encoder = element::make(encoder)?;
-        if encoder.find_property("bitrate").is_some_and(|property| property.value_type() == i32::static_type()) {
-            // The AAC and Opus elements start at what suits speech, in bit/s.
+        let encoder = element::make(name)?;
+        if matches!(name, "avenc_aac" | "fdkaacenc" | "opusenc" | "voaacenc") {
+            // In bit/s; what they start with suits speech.
             encoder.set_property("bitrate", 192_000_i32);
         }
-        let target =
-            self.chain(&[element::make("audioconvert")?, element::make("audioresample")?, encoder, unbounded_queue()?])?;
+        let target = self.chain(&[
+            element::make("audioconvert")?,
+            element::make("audioresample")?,
+            encoder,
+            unbounded_queue()?,
+        ])?;
         decode.connect_pad_added(move |_, pad| {
             if target.is_linked() || pad.link(&target).is_err() {
                 probe::discard(pad);
@@ -174,7 +218,9 @@ impl BranchBuilder<'_> {
             .muxer
             .request_pad(&self.branch.template, None, None)
             .with_context(|| format!("{} takes no further stream", self.muxer.name()))?;
-        static_pad(last, "src")?.link(&pad).with_context(|| format!("{} refuses a stream", self.muxer.name()))?;
+        static_pad(last, "src")?
+            .link(&pad)
+            .with_context(|| format!("{} refuses a stream", self.muxer.name()))?;
         static_pad(first, "sink")
     }
 }
@@ -199,7 +245,20 @@ fn unbounded_queue() -> Result<gst::Element> {
 }
 
 fn static_pad(element: &gst::Element, name: &str) -> Result<gst::Pad> {
-    element.static_pad(name).with_context(|| format!("{} has no pad {name}", element.name()))
+    element
+        .static_pad(name)
+        .with_context(|| format!("{} has no pad {name}", element.name()))
+}
+
+/// A tag event that no longer says how the video is to be turned; `None` for events that do not say it.
+fn without_orientation(event: &gst::Event) -> Option<gst::Event> {
+    let gst::EventView::Tag(tag) = event.view() else {
+        return None;
+    };
+    let mut tags = tag.tag_owned();
+    tags.get::<gst::tags::ImageOrientation>()?;
+    tags.make_mut().remove::<gst::tags::ImageOrientation>();
+    Some(gst::event::Tag::builder(tags).seqnum(event.seqnum()).build())
 }
 
 /// `None` where the text is as it should be.
@@ -211,6 +270,12 @@ fn plain_text(buffer: &gst::Buffer, keep_tags: bool) -> Option<gst::Buffer> {
         return None;
     }
     let mut plain = gst::Buffer::from_mut_slice(text.into_bytes());
-    buffer.copy_into(plain.get_mut()?, gst::BufferCopyFlags::FLAGS | gst::BufferCopyFlags::TIMESTAMPS | gst::BufferCopyFlags::META, ..).ok()?;
+    buffer
+        .copy_into(
+            plain.get_mut()?,
+            gst::BufferCopyFlags::FLAGS | gst::BufferCopyFlags::TIMESTAMPS | gst::BufferCopyFlags::META,
+            ..,
+        )
+        .ok()?;
     Some(plain)
 }

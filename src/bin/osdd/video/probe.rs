@@ -61,7 +61,11 @@ pub(crate) fn probe(path: &Path) -> Result<Probe> {
     });
     let outcome = wait(&pipeline, &arrivals).map(|()| Probe {
         streams: parse.src_pads().iter().filter_map(stream).collect(),
-        duration: parse.src_pads().iter().filter_map(|pad| pad.query_duration::<gst::ClockTime>()).max(),
+        duration: parse
+            .src_pads()
+            .iter()
+            .filter_map(|pad| pad.query_duration::<gst::ClockTime>())
+            .max(),
     });
     let _ = pipeline.set_state(gst::State::Null);
     outcome
@@ -69,7 +73,11 @@ pub(crate) fn probe(path: &Path) -> Result<Probe> {
 
 /// Lets a pad push into nothing. A sink instead would wait for the pipeline to play, and the demuxer for the sink.
 pub(crate) fn discard(pad: &gst::Pad) {
-    pad.add_probe(gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST, |_, _| gst::PadProbeReturn::Drop);
+    // `Drop` would say the same, but GStreamer 1.22 then frees once more what the binding has freed.
+    pad.add_probe(
+        gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST,
+        |_, _| gst::PadProbeReturn::Handled,
+    );
 }
 
 /// What has come through the pads. `parsebin` shows all its pads before it lets any of them push, so the first data says
@@ -82,13 +90,18 @@ struct Arrivals {
 
 impl Arrivals {
     fn watch(self: &Arc<Self>, pad: &gst::Pad, video: bool) {
-        self.videos_awaited.fetch_add(usize::from(video), Ordering::SeqCst);
+        self.videos_awaited
+            .fetch_add(usize::from(video), Ordering::SeqCst);
         let this = Arc::clone(self);
         pad.add_probe(gst::PadProbeType::DATA_DOWNSTREAM, move |_, info| {
-            if info.event().is_some_and(|event| event.type_() != gst::EventType::Eos) {
+            if info
+                .event()
+                .is_some_and(|event| event.type_() != gst::EventType::Eos)
+            {
                 return gst::PadProbeReturn::Ok;
             }
-            this.videos_awaited.fetch_sub(usize::from(video), Ordering::SeqCst);
+            this.videos_awaited
+                .fetch_sub(usize::from(video), Ordering::SeqCst);
             this.any.store(true, Ordering::SeqCst);
             gst::PadProbeReturn::Remove
         });
@@ -113,7 +126,9 @@ fn wait(pipeline: &gst::Pipeline, arrivals: &Arrivals) -> Result<()> {
         if started.elapsed() > PATIENCE {
             bail!("its streams could not be found out");
         }
-        let Some(message) = bus.timed_pop(gst::ClockTime::from_mseconds(5)) else { continue };
+        let Some(message) = bus.timed_pop(gst::ClockTime::from_mseconds(5)) else {
+            continue;
+        };
         match message.view() {
             gst::MessageView::Element(message) => messages.note_missing(message),
             gst::MessageView::Error(message) => {
@@ -138,13 +153,29 @@ fn stream(pad: &gst::Pad) -> Option<Stream> {
         "video" | "image" => Kind::Video,
         "audio" => Kind::Audio,
         "text" | "subtitle" | "subpicture" => Kind::Subtitle,
-        _ if matches!(name.as_str(), "application/x-ass" | "application/x-ssa" | "application/x-usf") => Kind::Subtitle,
+        _ if matches!(
+            name.as_str(),
+            "application/x-ass" | "application/x-ssa" | "application/x-usf"
+        ) =>
+        {
+            Kind::Subtitle
+        }
         _ => Kind::Other,
     };
     let orientation = (0..)
         .map_while(|index| pad.sticky_event::<gst::event::Tag>(index))
-        .filter_map(|event| event.tag().get::<gst::tags::ImageOrientation>().map(|value| value.get().to_owned()))
+        .filter_map(|event| {
+            event
+                .tag()
+                .get::<gst::tags::ImageOrientation>()
+                .map(|value| value.get().to_owned())
+        })
         .last()
         .filter(|orientation| orientation != "rotate-0");
-    Some(Stream { id: pad.stream_id()?.to_string(), kind, caps, orientation })
+    Some(Stream {
+        id: pad.stream_id()?.to_string(),
+        kind,
+        caps,
+        orientation,
+    })
 }

@@ -25,19 +25,27 @@ struct Counters {
 
 /// # Errors
 /// The pipeline failed, gave no frame, or the user asked to stop.
-pub(crate) fn to_the_end(pipeline: &Pipeline, label: String, duration: Option<gst::ClockTime>) -> Result<Outcome> {
+pub(crate) fn to_the_end(
+    pipeline: &Pipeline,
+    label: String,
+    duration: Option<gst::ClockTime>,
+) -> Result<Outcome> {
     let counters = count(pipeline);
     let mut progress = Progress::new(label, "frames", duration.map(gst::ClockTime::nseconds));
     let result = play(pipeline, &counters, &mut progress);
     let state = pipeline.pipeline.set_state(gst::State::Null);
     result?;
     state.context("cannot stop the pipeline")?;
-    let [decoded, frames] = [&counters.decoded, &counters.deblurred].map(|counter| counter.load(Ordering::Relaxed));
+    let [decoded, frames] =
+        [&counters.decoded, &counters.deblurred].map(|counter| counter.load(Ordering::Relaxed));
     ensure!(frames > 0, "it has no video frames");
     if frames != decoded {
         progress.line(|| report::warning(format_args!("{decoded} frames were decoded and {frames} written")));
     }
-    Ok(Outcome { frames, rate: progress.finish(frames) })
+    Ok(Outcome {
+        frames,
+        rate: progress.finish(frames),
+    })
 }
 
 fn play(pipeline: &Pipeline, counters: &Counters, progress: &mut Progress) -> Result<()> {
@@ -55,7 +63,9 @@ fn play(pipeline: &Pipeline, counters: &Counters, progress: &mut Progress) -> Re
             formats_told = true;
             progress.line(|| tell_formats(pipeline));
         }
-        let Some(message) = bus.timed_pop(gst::ClockTime::from_mseconds(100)) else { continue };
+        let Some(message) = bus.timed_pop(gst::ClockTime::from_mseconds(100)) else {
+            continue;
+        };
         match message.view() {
             gst::MessageView::Eos(_) => return Ok(()),
             gst::MessageView::Error(message) => return Err(messages.error(message)),
@@ -71,31 +81,37 @@ fn play(pipeline: &Pipeline, counters: &Counters, progress: &mut Progress) -> Re
 fn count(pipeline: &Pipeline) -> Arc<Counters> {
     let counters = Arc::new(Counters::default());
     let decoded = Arc::clone(&counters);
-    pipeline.decoded.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
-        decoded.decoded.fetch_add(1, Ordering::Relaxed);
-        gst::PadProbeReturn::Ok
-    });
+    pipeline
+        .decoded
+        .add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+            decoded.decoded.fetch_add(1, Ordering::Relaxed);
+            gst::PadProbeReturn::Ok
+        });
     let deblurred = Arc::clone(&counters);
-    pipeline.deblurred.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
-        deblurred.deblurred.fetch_add(1, Ordering::Relaxed);
-        gst::PadProbeReturn::Ok
-    });
+    pipeline
+        .deblurred
+        .add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+            deblurred.deblurred.fetch_add(1, Ordering::Relaxed);
+            gst::PadProbeReturn::Ok
+        });
     counters
 }
 
 /// What an encoder does not take has to be converted, and that is worth a word.
 fn tell_formats(pipeline: &Pipeline) {
     let caps = [&pipeline.decoded, &pipeline.encoded].map(|pad| pad.current_caps());
-    let [Some(decoded), Some(encoded)] = &caps else { return };
-    let field = |caps: &gst::Caps, name: &str| caps.structure(0).and_then(|video| video.get::<String>(name).ok());
-    if let (Some(from), Some(to)) = (field(decoded, "format"), field(encoded, "format")) {
+    let [Some(decoded), Some(encoded)] = &caps else {
+        return;
+    };
+    let format = |caps: &gst::Caps| {
+        caps.structure(0)
+            .and_then(|video| video.get::<String>("format").ok())
+    };
+    if let (Some(from), Some(to)) = (format(decoded), format(encoded)) {
         // These hold the same samples in another order.
         let planar = |format: &str| matches!(format, "I420" | "YV12" | "NV12" | "NV21");
         if from != to && !(planar(&from) && planar(&to)) {
             report::note(format_args!("{from} frames are encoded as {to}"));
         }
-    }
-    if field(decoded, "interlace-mode").is_some_and(|mode| mode != "progressive") {
-        report::warning("the video is interlaced; deinterlace it first for a good result");
     }
 }

