@@ -132,7 +132,10 @@ impl ModelConfig {
         let positive = [
             ("vae.latent_channels", vae.latent_channels),
             ("vae.layers_per_block", vae.layers_per_block as i64),
-            ("vae.decoder_layers_per_block", vae.decoder_layers_per_block as i64),
+            (
+                "vae.decoder_layers_per_block",
+                vae.decoder_layers_per_block as i64,
+            ),
             ("vae.patch_size", vae.patch_size),
             ("unet.layers_per_block", unet.layers_per_block as i64),
             ("unet.cross_attention_dim", unet.cross_attention_dim),
@@ -148,23 +151,33 @@ impl ModelConfig {
         if let Some(width) = widths.clone().find(|width| **width < 1) {
             return Err(format!("a width of {width} in block_out_channels"));
         }
-        for (norm, widths) in [(vae.norm, &vae.block_out_channels), (unet.norm, &unet.block_out_channels)] {
+        for (norm, widths) in [
+            (vae.norm, &vae.block_out_channels),
+            (unet.norm, &unet.block_out_channels),
+        ] {
             if let NormKind::Group { num_groups } = norm
                 && let Some(width) = widths.iter().find(|w| num_groups < 1 || **w % num_groups != 0)
             {
-                return Err(format!("width {width} is not a multiple of num_groups {num_groups}"));
+                return Err(format!(
+                    "width {width} is not a multiple of num_groups {num_groups}"
+                ));
             }
         }
         for (width, heads) in unet.block_out_channels.iter().zip(&unet.num_attention_heads) {
             if *heads < 1 || width % heads != 0 {
-                return Err(format!("width {width} is not a multiple of {heads} attention heads"));
+                return Err(format!(
+                    "width {width} is not a multiple of {heads} attention heads"
+                ));
             }
         }
         if unet.block_out_channels[0] % 2 != 0 {
             return Err("the first UNet width must be even, for the time embedding".into());
         }
         if !(vae.scaling_factor > 0.0 && vae.scaling_factor.is_finite()) {
-            return Err(format!("vae.scaling_factor = {}, must be above 0", vae.scaling_factor));
+            return Err(format!(
+                "vae.scaling_factor = {}, must be above 0",
+                vae.scaling_factor
+            ));
         }
         let s = &self.scheduler;
         let betas = s.beta_start > 0.0 && s.beta_end >= s.beta_start && s.beta_end < 1.0;

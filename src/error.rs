@@ -12,10 +12,7 @@ pub enum Error {
     #[error("no model '{name}': it is neither a preset ({presets}) nor a folder with a config.json")]
     ModelNotFound { name: String, presets: String },
     #[error("cannot read {}: {source}", path.display())]
-    Io {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Io { path: PathBuf, source: std::io::Error },
     #[error("{file}: {reason}")]
     Config { file: String, reason: String },
     #[error("{file} is not a complete safetensors file: {reason}")]
@@ -101,9 +98,7 @@ impl Error {
         use Error::*;
         match self {
             ModelNotFound { .. } => ErrorKind::NotFound,
-            Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-                ErrorKind::NotFound
-            }
+            Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => ErrorKind::NotFound,
             Io { .. }
             | Config { .. }
             | NotSafetensors { .. }
@@ -115,9 +110,7 @@ impl Error {
             | TensorNotFinite { .. } => ErrorKind::Read,
             NoMemory { .. } => ErrorKind::NoMemory,
             Device { .. } => ErrorKind::Device,
-            OutOfRange { .. } | FrameSize { .. } | FramesDiffer(_) | Tile(_) | Data(_) => {
-                ErrorKind::Settings
-            }
+            OutOfRange { .. } | FrameSize { .. } | FramesDiffer(_) | Tile(_) | Data(_) => ErrorKind::Settings,
             Worker(_) | Torch(_) | Train(_) => ErrorKind::Failed,
         }
     }

@@ -20,9 +20,13 @@ fn frame(width: usize, height: usize, seed: usize) -> Frame {
         for x in 0..width {
             let waves = [3.0, 7.0, 17.0, 41.0, 97.0].map(|period: f64| {
                 let (u, v) = (x as f64 + 2.0 * seed as f64, y as f64 * 0.7 + seed as f64);
-                ((u + v) * 6.28 / period).sin() * ((u - v) * 2.1 / period).cos()
+                ((u + v) * std::f64::consts::TAU / period).sin() * ((u - v) * 2.1 / period).cos()
             });
-            let block = if (x / 23 + y / 31 + seed) % 2 == 0 { 0.25 } else { -0.25 };
+            let block = if (x / 23 + y / 31 + seed).is_multiple_of(2) {
+                0.25
+            } else {
+                -0.25
+            };
             let value = 0.5 + block + waves.iter().sum::<f64>() / 12.0;
             for channel in 0..3 {
                 let tint = 1.0 - 0.15 * channel as f64;
@@ -41,7 +45,10 @@ fn one(engine: &Engine, frame: Frame) -> Frame {
 fn largest_and_mean_difference(a: &Frame, b: &Frame) -> (u8, f64) {
     let differences: Vec<u8> = a.data.iter().zip(&b.data).map(|(x, y)| x.abs_diff(*y)).collect();
     let sum: u64 = differences.iter().map(|d| u64::from(*d)).sum();
-    (*differences.iter().max().unwrap(), sum as f64 / differences.len() as f64)
+    (
+        *differences.iter().max().unwrap(),
+        sum as f64 / differences.len() as f64,
+    )
 }
 
 #[test]
@@ -63,7 +70,10 @@ fn frames_come_back_in_order_with_their_input() {
     }
     assert!(engine.receive().unwrap().is_none());
     let stats = engine.stats();
-    assert_eq!((stats.frames_in, stats.frames_out, stats.frames_dropped), (8, 8, 0));
+    assert_eq!(
+        (stats.frames_in, stats.frames_out, stats.frames_dropped),
+        (8, 8, 0)
+    );
 }
 
 #[test]
@@ -159,26 +169,43 @@ fn strength_zero_is_the_input_and_half_lies_between() {
     let half = one(&engine, picture.clone());
     for ((input, full), half) in picture.data.iter().zip(&full.data).zip(&half.data) {
         let (low, high) = (input.min(full), input.max(full));
-        assert!((low.saturating_sub(1)..=high.saturating_add(1)).contains(&half));
+        assert!((low.saturating_sub(1)..=high.saturating_add(1)).contains(half));
     }
 }
 
 #[test]
 fn tiles_cannot_be_seen() {
-    let tiled = Engine::new(EngineConfig { tile_size: 512, tile_overlap: 64, ..config() }).unwrap();
-    let whole = Engine::new(EngineConfig { tile_size: 0, ..config() }).unwrap();
+    let tiled = Engine::new(EngineConfig {
+        tile_size: 512,
+        tile_overlap: 64,
+        ..config()
+    })
+    .unwrap();
+    let whole = Engine::new(EngineConfig {
+        tile_size: 0,
+        ..config()
+    })
+    .unwrap();
     for (width, height) in [(1280, 720), (961, 543)] {
         let picture = frame(width, height, 1);
         let (a, b) = (one(&tiled, picture.clone()), one(&whole, picture));
         let (largest, mean) = largest_and_mean_difference(&a, &b);
-        assert!(largest <= 1 && mean <= 0.1, "{width}x{height}: {largest}/255 at most, {mean:.4}/255 on average");
+        assert!(
+            largest <= 1 && mean <= 0.1,
+            "{width}x{height}: {largest}/255 at most, {mean:.4}/255 on average"
+        );
     }
     assert!(tiled.stats().tiles_run > whole.stats().tiles_run);
 }
 
 #[test]
 fn every_size_works_down_to_one_pixel() {
-    let engine = Engine::new(EngineConfig { tile_size: 64, tile_overlap: 16, ..config() }).unwrap();
+    let engine = Engine::new(EngineConfig {
+        tile_size: 64,
+        tile_overlap: 16,
+        ..config()
+    })
+    .unwrap();
     for (width, height) in [(1, 1), (1, 90), (17, 13), (64, 64), (65, 63), (130, 5)] {
         let output = one(&engine, frame(width, height, 2));
         assert_eq!((output.width, output.height), (width, height));
@@ -196,8 +223,14 @@ fn alpha_and_sixteen_bits_are_kept() {
     let output = one(&engine, picture.clone());
     let alpha = |f: &Frame| f.data.chunks_exact(8).map(|p| [p[6], p[7]]).collect::<Vec<_>>();
     assert_eq!(alpha(&output), alpha(&picture));
-    let odd_low_bytes = output.data.chunks_exact(2).filter(|s| u16::from_ne_bytes([s[0], s[1]]) % 257 != 0);
-    assert!(odd_low_bytes.count() > 1000, "more than 8 bits of precision come out");
+    let odd_low_bytes = output
+        .data
+        .chunks_exact(2)
+        .filter(|s| u16::from_ne_bytes([s[0], s[1]]) % 257 != 0);
+    assert!(
+        odd_low_bytes.count() > 1000,
+        "more than 8 bits of precision come out"
+    );
 }
 
 #[test]
@@ -219,7 +252,14 @@ fn a_malformed_frame_comes_back_and_the_engine_goes_on() {
     let mut short = frame(20, 20, 0);
     short.data.pop();
     match engine.send(short) {
-        Err(SendError::Failed(_, Error::FrameSize { expected: 1200, got: 1199, .. })) => {}
+        Err(SendError::Failed(
+            _,
+            Error::FrameSize {
+                expected: 1200,
+                got: 1199,
+                ..
+            },
+        )) => {}
         other => panic!("{other:?}"),
     }
     assert_eq!(one(&engine, frame(20, 20, 0)).width, 20);
@@ -229,7 +269,9 @@ fn a_malformed_frame_comes_back_and_the_engine_goes_on() {
 fn a_failure_on_the_worker_reaches_the_caller_and_stays() {
     let engine = Engine::new(config()).unwrap();
     // Longer than any tile grid: the worker fails, not the sender.
-    engine.send(Frame::new((1 << 20) + 1, 1, PixelFormat::Rgb8)).unwrap();
+    engine
+        .send(Frame::new((1 << 20) + 1, 1, PixelFormat::Rgb8))
+        .unwrap();
     let error = engine.receive().unwrap_err();
     assert!(error.to_string().contains("1048577x1"), "{error}");
     match engine.send(frame(8, 8, 0)) {
@@ -241,7 +283,9 @@ fn a_failure_on_the_worker_reaches_the_caller_and_stays() {
 #[test]
 fn frames_behind_a_failure_are_answered_too() {
     let engine = Engine::new(EngineConfig { depth: 3, ..config() }).unwrap();
-    engine.send(Frame::new((1 << 20) + 1, 1, PixelFormat::Rgb8)).unwrap();
+    engine
+        .send(Frame::new((1 << 20) + 1, 1, PixelFormat::Rgb8))
+        .unwrap();
     let behind = engine.send(frame(8, 8, 0)).is_ok();
     assert!(engine.receive().is_err());
     if behind {
@@ -252,8 +296,15 @@ fn frames_behind_a_failure_are_answered_too() {
 
 #[test]
 fn engines_share_one_model_and_do_not_disturb_each_other() {
-    let engines: Vec<Engine> =
-        (0..3).map(|i| Engine::new(EngineConfig { gamma: i as f64 / 2.0, ..config() }).unwrap()).collect();
+    let engines: Vec<Engine> = (0..3)
+        .map(|i| {
+            Engine::new(EngineConfig {
+                gamma: i as f64 / 2.0,
+                ..config()
+            })
+            .unwrap()
+        })
+        .collect();
     let picture = frame(48, 32, 4);
     let first: Vec<Frame> = engines.iter().map(|e| one(e, picture.clone())).collect();
     engines[0].set_gamma(1.0);

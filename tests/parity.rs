@@ -13,7 +13,9 @@ use tch::{Device, Kind, Tensor};
 const TOLERANCE: f64 = 1e-4;
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(name)
 }
 
 fn tensors(name: &str) -> TensorMap {
@@ -26,7 +28,12 @@ fn json(name: &str) -> Value {
 }
 
 fn numbers(value: &Value) -> Vec<i64> {
-    value.as_array().unwrap().iter().map(|n| n.as_i64().unwrap()).collect()
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|n| n.as_i64().unwrap())
+        .collect()
 }
 
 /// Largest difference, relative to the largest expected value.
@@ -49,7 +56,10 @@ fn compare_layers(case: &str, expected: &TensorMap, seen: &BTreeMap<String, Tens
     for name in expect {
         assert!(seen.contains_key(*name), "{case}: {name} was not seen");
     }
-    assert!(compared >= expect.len(), "{case}: only {compared} layers compared");
+    assert!(
+        compared >= expect.len(),
+        "{case}: only {compared} layers compared"
+    );
 }
 
 fn unet_config() -> UnetConfig {
@@ -105,8 +115,15 @@ fn unet_matches_diffusers_layer_by_layer() {
         });
         seen.insert("output".into(), output);
         let blocks = (0..4).flat_map(|i| [format!("down_blocks.{i}"), format!("up_blocks.{i}")]);
-        let names: Vec<String> = blocks.chain(["conv_in", "mid_block", "output"].map(String::from)).collect();
-        compare_layers(case, &file, &seen, &names.iter().map(String::as_str).collect::<Vec<_>>());
+        let names: Vec<String> = blocks
+            .chain(["conv_in", "mid_block", "output"].map(String::from))
+            .collect();
+        compare_layers(
+            case,
+            &file,
+            &seen,
+            &names.iter().map(String::as_str).collect::<Vec<_>>(),
+        );
     }
 }
 
@@ -140,7 +157,12 @@ fn vae_matches_diffusers_layer_by_layer() {
     let file = tensors("vae_tiny.safetensors");
     let vae = Evae::new(&Params::new(&file).pp("vae"), &vae_config(0)).unwrap();
     let mut names: Vec<String> = (0..4)
-        .flat_map(|i| [format!("encoder.down_blocks.{i}.resnets.1"), format!("decoder.up_blocks.{i}")])
+        .flat_map(|i| {
+            [
+                format!("encoder.down_blocks.{i}.resnets.1"),
+                format!("decoder.up_blocks.{i}"),
+            ]
+        })
         .collect();
     let single = "encoder.conv_in encoder.mid_block quant_conv latents post_quant_conv decoder.conv_in decoder.mid_block output";
     names.extend(single.split(' ').map(String::from));
@@ -155,7 +177,13 @@ fn evae_matches_the_reference_with_skips() {
     let mut merged = tensors("vae_tiny.safetensors");
     merged.extend(own.iter().map(|(k, v)| (k.clone(), v.shallow_clone())));
     let vae = Evae::new(&Params::new(&merged).pp("vae"), &vae_config(2)).unwrap();
-    let names = ["skip_blocks.0", "skip_blocks.1", "skip_blocks.2", "skip_blocks.3", "output"];
+    let names = [
+        "skip_blocks.0",
+        "skip_blocks.1",
+        "skip_blocks.2",
+        "skip_blocks.3",
+        "output",
+    ];
     compare_vae(&vae, &plain, &own, &names);
 }
 
@@ -169,34 +197,62 @@ fn merged_adapters_match_an_unmerged_forward() {
     config.lora.rank = rank;
     config.lora.alpha = rank as f64;
     config.lora.scopes = vec!["unet".into()];
-    config.lora.targets =
-        about["target_modules"].as_array().unwrap().iter().map(|t| t.as_str().unwrap().into()).collect();
+    config.lora.targets = about["target_modules"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|t| t.as_str().unwrap().into())
+        .collect();
     // The fixture gives each set a scale of its own; ours share one, so fold the difference into B.
     let set = |prefix: &str| -> TensorMap {
         let scale = about["alpha"][prefix].as_f64().unwrap() / rank as f64;
         let own = lora.iter().filter_map(|(name, t)| {
             let name = name.strip_prefix(prefix)?.strip_prefix('.')?;
-            Some((name.to_owned(), if name.ends_with("lora_B.weight") { t * scale } else { t.shallow_clone() }))
+            Some((
+                name.to_owned(),
+                if name.ends_with("lora_B.weight") {
+                    t * scale
+                } else {
+                    t.shallow_clone()
+                },
+            ))
         });
         own.collect()
     };
     let mut weights = Weights {
-        base: base.iter().filter(|(k, _)| k.starts_with("unet.")).map(|(k, v)| (k.clone(), v.shallow_clone())).collect(),
+        base: base
+            .iter()
+            .filter(|(k, _)| k.starts_with("unet."))
+            .map(|(k, v)| (k.clone(), v.shallow_clone()))
+            .collect(),
         lora_r: Some(set("lora_r")),
         lora_s: Some(set("lora_s")),
         config,
     };
-    assert_eq!(weights.lora_r.as_ref().unwrap().len(), 2 * about["modules"].as_array().map_or(258, Vec::len));
+    assert_eq!(
+        weights.lora_r.as_ref().unwrap().len(),
+        2 * about["modules"].as_array().map_or(258, Vec::len)
+    );
     // The UNet stands alone here; the adapters name no other part.
     weights.config.lora.scopes = vec!["unet".into()];
-    let mut merged = EndPoints::new(&weights, Device::Cpu, Kind::Float).unwrap().merged(0.5).unwrap();
-    let unet = UNet2DConditionModel::new(&Params::new(merged.tensors()).pp("unet"), &unet_config(), 4).unwrap();
+    let mut merged = EndPoints::new(&weights, Device::Cpu, Kind::Float)
+        .unwrap()
+        .merged(0.5)
+        .unwrap();
+    let unet =
+        UNet2DConditionModel::new(&Params::new(merged.tensors()).pp("unet"), &unet_config(), 4).unwrap();
     for case in about["cases"].as_array().unwrap() {
         let gamma = case["gamma"].as_f64().unwrap();
         merged.set_gamma(gamma).unwrap();
-        let output = unet.forward(&base["fixture.square.sample"], 399.0, &base["fixture.encoder_hidden_states"]);
+        let output = unet.forward(
+            &base["fixture.square.sample"],
+            399.0,
+            &base["fixture.encoder_hidden_states"],
+        );
         let name = case["output"].as_str().unwrap();
-        let expected = lora.get(name).unwrap_or_else(|| &lora[&format!("fixture.square.{name}")]);
+        let expected = lora
+            .get(name)
+            .unwrap_or_else(|| &lora[&format!("fixture.square.{name}")]);
         assert_close(&format!("gamma {gamma}"), &output, expected);
     }
 }
@@ -223,15 +279,32 @@ fn one_step_matches_the_scheduler() {
     let alphas = alphas_cumprod(&config);
     for (t, expected) in about["alphas_cumprod"].as_object().unwrap() {
         let (got, expected) = (alphas[t.parse::<usize>().unwrap()], expected.as_f64().unwrap());
-        assert!((got / expected - 1.0).abs() < 1e-9, "t = {t}: {got} against {expected}");
+        assert!(
+            (got / expected - 1.0).abs() < 1e-9,
+            "t = {t}: {got} against {expected}"
+        );
     }
     let equation = &about["equation_8"];
     let tensor = |name: &str| {
-        let values: Vec<f64> = equation[name].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
-        Tensor::from_slice(&values).view(numbers(&equation["shape"]).as_slice()).to_kind(Kind::Float)
+        let values: Vec<f64> = equation[name]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|x| x.as_f64().unwrap())
+            .collect();
+        Tensor::from_slice(&values)
+            .view(numbers(&equation["shape"]).as_slice())
+            .to_kind(Kind::Float)
     };
-    let z_h = OneStep::new(&SchedulerConfig { timestep: 399, ..config });
-    assert_close("equation 8", &z_h.denoise(&tensor("z_t"), &tensor("noise_prediction")), &tensor("z_h"));
+    let z_h = OneStep::new(&SchedulerConfig {
+        timestep: 399,
+        ..config
+    });
+    assert_close(
+        "equation 8",
+        &z_h.denoise(&tensor("z_t"), &tensor("noise_prediction")),
+        &tensor("z_h"),
+    );
 }
 
 #[test]
@@ -242,11 +315,18 @@ fn sd21_has_the_published_parameter_counts() {
         own.map(|(_, shape)| shape.iter().product::<i64>()).sum()
     };
     assert_eq!(count(&|name| name.starts_with("unet.")), 865_910_724);
-    assert_eq!(shapes.keys().filter(|name| name.starts_with("unet.")).count(), 686);
+    assert_eq!(
+        shapes.keys().filter(|name| name.starts_with("unet.")).count(),
+        686
+    );
     assert_eq!(shapes["prompt.embedding"], [1, 77, 1024]);
     let mut plain = sd21();
     plain.vae.skip_layers = 0;
     let plain = parameter_shapes(&plain).unwrap();
-    let vae: i64 = plain.iter().filter(|(n, _)| n.starts_with("vae.")).map(|(_, s)| s.iter().product::<i64>()).sum();
+    let vae: i64 = plain
+        .iter()
+        .filter(|(n, _)| n.starts_with("vae."))
+        .map(|(_, s)| s.iter().product::<i64>())
+        .sum();
     assert_eq!(vae, 83_653_863);
 }

@@ -21,7 +21,10 @@ fn a_512x512_tile_runs_within_16_gb() {
     assert!(y.std(true).double_value(&[]) > 0.0);
 
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .unwrap();
     let kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
     println!("peak memory: {:.1} GB", kib as f64 * 1024.0 / 1e9);
     assert!(kib * 1024 < 16_000_000_000, "peak memory {kib} KiB");

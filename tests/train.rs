@@ -32,7 +32,7 @@ fn sources() -> Arc<Sources> {
     let photo = |seed: usize| {
         let pixel = |i: usize| {
             let (x, y) = (i % 96, i / 96);
-            let on = (x / (5 + seed) + y / (7 + seed)) % 2 == 0;
+            let on = (x / (5 + seed) + y / (7 + seed)).is_multiple_of(2);
             if on { [220, 200, 180] } else { [30, 40, 60] }
         };
         Image8::new(96, 96, (0..96 * 96).flat_map(pixel).collect()).unwrap()
@@ -48,7 +48,11 @@ fn run(trainer: &mut Trainer, stop: u64) -> Vec<f64> {
     let mut losses = Vec::new();
     let mut after = |_: &Trainer, progress: &osdd::train::Progress| {
         losses.push(progress.total);
-        Ok(if progress.iteration >= stop { Verdict::Stop } else { Verdict::Continue })
+        Ok(if progress.iteration >= stop {
+            Verdict::Stop
+        } else {
+            Verdict::Continue
+        })
     };
     trainer.run(2, &mut after).unwrap();
     losses
@@ -73,9 +77,15 @@ fn resuming_continues_as_if_never_stopped() {
 
     assert_eq!(losses.len(), expected.len());
     for (step, (got, expected)) in losses.iter().zip(&expected).enumerate() {
-        assert!((got - expected).abs() < 1e-5, "step {step}: {got} against {expected}");
+        assert!(
+            (got - expected).abs() < 1e-5,
+            "step {step}: {got} against {expected}"
+        );
     }
-    let (a, b) = (straight.averaged_tensors().unwrap(), second.averaged_tensors().unwrap());
+    let (a, b) = (
+        straight.averaged_tensors().unwrap(),
+        second.averaged_tensors().unwrap(),
+    );
     for (name, tensor) in &a {
         let difference = (tensor - &b[name]).abs().max().double_value(&[]);
         assert!(difference < 1e-5, "{name}: {difference}");
@@ -92,7 +102,10 @@ fn a_checkpoint_of_another_run_is_refused_and_says_why() {
     config.learning_rate *= 2.0;
     let mut other = Trainer::new(config, model_config(), None, sources()).unwrap();
     let error = other.resume(&checkpoint).unwrap_err().to_string();
-    assert!(error.contains("learning_rate") && !error.contains("optimizer"), "{error}");
+    assert!(
+        error.contains("learning_rate") && !error.contains("optimizer"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -109,11 +122,16 @@ fn base_and_both_adapters_learn_and_make_a_model_that_loads() {
     }
     let weights = init.unwrap();
     let (r, s) = (weights.lora_r.unwrap(), weights.lora_s.unwrap());
-    assert!(r.iter().any(|(name, tensor)| name.ends_with("lora_B.weight") && tensor != &s[name]));
+    assert!(
+        r.iter()
+            .any(|(name, tensor)| name.ends_with("lora_B.weight") && tensor != &s[name])
+    );
 }
 
 #[test]
 fn an_adapter_needs_weights_to_start_from() {
-    let error = Trainer::new(train_config("adapter_r", 8), model_config(), None, sources()).err().unwrap();
+    let error = Trainer::new(train_config("adapter_r", 8), model_config(), None, sources())
+        .err()
+        .unwrap();
     assert!(error.to_string().contains("weights to start from"), "{error}");
 }

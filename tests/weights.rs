@@ -14,7 +14,10 @@ fn write_model(dir: &Path) -> Weights {
     let config = ModelConfig::from_json(&std::fs::read_to_string(config).unwrap(), "small_model").unwrap();
     let random = |shapes: std::collections::BTreeMap<String, Vec<i64>>| -> TensorMap {
         let tensor = |shape: &Vec<i64>| Tensor::randn(shape, (Kind::Float, Device::Cpu)) * 0.1;
-        shapes.iter().map(|(name, shape)| (name.clone(), tensor(shape))).collect()
+        shapes
+            .iter()
+            .map(|(name, shape)| (name.clone(), tensor(shape)))
+            .collect()
     };
     tch::manual_seed(3);
     let weights = Weights {
@@ -28,7 +31,10 @@ fn write_model(dir: &Path) -> Weights {
 }
 
 fn read(dir: &Path) -> TensorMap {
-    Tensor::read_safetensors(dir.join("model.safetensors")).unwrap().into_iter().collect()
+    Tensor::read_safetensors(dir.join("model.safetensors"))
+        .unwrap()
+        .into_iter()
+        .collect()
 }
 
 /// The error that loading gives after `change` to the tensors on disk.
@@ -38,7 +44,9 @@ fn error_after(change: impl FnOnce(&mut TensorMap)) -> Error {
     let mut tensors = read(dir.path());
     change(&mut tensors);
     save_safetensors(&dir.path().join("model.safetensors"), &tensors, None).unwrap();
-    let error = Weights::from_dir(dir.path()).err().expect("the change must be noticed");
+    let error = Weights::from_dir(dir.path())
+        .err()
+        .expect("the change must be noticed");
     assert!(error.to_string().contains("model.safetensors"), "{error}");
     assert_eq!(error.kind(), ErrorKind::Read);
     error
@@ -65,27 +73,49 @@ fn what_is_saved_is_loaded() {
 #[test]
 fn a_missing_tensor() {
     let error = error_after(|t| drop(t.remove(NAME)));
-    assert!(matches!(&error, Error::TensorMissing { name, .. } if name == NAME), "{error}");
+    assert!(
+        matches!(&error, Error::TensorMissing { name, .. } if name == NAME),
+        "{error}"
+    );
 }
 
 #[test]
 fn half_an_adapter() {
     let name = "lora_s.unet.conv_in.lora_B.weight";
     let error = error_after(|t| drop(t.remove(name)));
-    assert!(matches!(&error, Error::TensorMissing { name: n, .. } if n == name), "{error}");
+    assert!(
+        matches!(&error, Error::TensorMissing { name: n, .. } if n == name),
+        "{error}"
+    );
 }
 
 #[test]
 fn an_unexpected_tensor() {
-    let error = error_after(|t| drop(t.insert("unet.extra".into(), Tensor::zeros([1], (Kind::Float, Device::Cpu)))));
-    assert!(matches!(&error, Error::TensorUnexpected { name, .. } if name == "unet.extra"), "{error}");
+    let error = error_after(|t| {
+        drop(t.insert(
+            "unet.extra".into(),
+            Tensor::zeros([1], (Kind::Float, Device::Cpu)),
+        ))
+    });
+    assert!(
+        matches!(&error, Error::TensorUnexpected { name, .. } if name == "unet.extra"),
+        "{error}"
+    );
 }
 
 #[test]
 fn a_wrong_shape() {
     // One that broadcasts, which a careless loader would take.
-    let error = error_after(|t| drop(t.insert("unet.conv_in.bias".into(), Tensor::zeros([1], (Kind::Float, Device::Cpu)))));
-    assert!(matches!(&error, Error::TensorShape { got, .. } if got == &[1]), "{error}");
+    let error = error_after(|t| {
+        drop(t.insert(
+            "unet.conv_in.bias".into(),
+            Tensor::zeros([1], (Kind::Float, Device::Cpu)),
+        ))
+    });
+    assert!(
+        matches!(&error, Error::TensorShape { got, .. } if got == &[1]),
+        "{error}"
+    );
 }
 
 #[test]
@@ -94,7 +124,10 @@ fn a_wrong_dtype() {
         let half = t[NAME].to_kind(Kind::Half);
         t.insert(NAME.into(), half);
     });
-    assert!(matches!(&error, Error::TensorDtype { got, .. } if got == "F16"), "{error}");
+    assert!(
+        matches!(&error, Error::TensorDtype { got, .. } if got == "F16"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -102,7 +135,10 @@ fn nan_inside() {
     let error = error_after(|t| {
         let _ = t[NAME].view([-1]).get(7).fill_(f64::NAN);
     });
-    assert!(matches!(&error, Error::TensorNotFinite { name, .. } if name == NAME), "{error}");
+    assert!(
+        matches!(&error, Error::TensorNotFinite { name, .. } if name == NAME),
+        "{error}"
+    );
 }
 
 #[test]
@@ -111,7 +147,12 @@ fn a_truncated_file_and_one_of_another_kind() {
     write_model(dir.path());
     let path = dir.path().join("model.safetensors");
     let bytes = std::fs::read(&path).unwrap();
-    for broken in [&bytes[..bytes.len() - 10], &bytes[..100], b"not safetensors at all", b""] {
+    for broken in [
+        &bytes[..bytes.len() - 10],
+        &bytes[..100],
+        b"not safetensors at all",
+        b"",
+    ] {
         std::fs::write(&path, broken).unwrap();
         let error = Weights::from_dir(dir.path()).err().expect("broken");
         assert!(matches!(error, Error::NotSafetensors { .. }), "{error}");
@@ -126,7 +167,10 @@ fn a_tensor_in_two_files() {
     let again = TensorMap::from([(NAME.to_owned(), read(dir.path())[NAME].shallow_clone())]);
     save_safetensors(&dir.path().join("second.safetensors"), &again, None).unwrap();
     let error = Weights::from_dir(dir.path()).err().expect("twice");
-    assert!(matches!(&error, Error::TensorTwice { name, .. } if name == NAME), "{error}");
+    assert!(
+        matches!(&error, Error::TensorTwice { name, .. } if name == NAME),
+        "{error}"
+    );
 }
 
 #[test]
@@ -135,7 +179,11 @@ fn a_bad_config_and_a_missing_model() {
     write_model(dir.path());
     let path = dir.path().join("config.json");
     let json = std::fs::read_to_string(&path).unwrap();
-    for broken in ["{".to_owned(), json.replace("\"prompt\"", "\"promt\""), json.replace("\"rank\": 2", "\"rank\": 0")] {
+    for broken in [
+        "{".to_owned(),
+        json.replace("\"prompt\"", "\"promt\""),
+        json.replace("\"rank\": 2", "\"rank\": 0"),
+    ] {
         assert_ne!(broken, json);
         std::fs::write(&path, broken).unwrap();
         let error = Weights::from_dir(dir.path()).err().expect("bad config");
@@ -155,7 +203,11 @@ fn a_failed_save_leaves_the_old_file() {
     let bad = TensorMap::from([("x".to_owned(), Tensor::zeros([1], (Kind::Bool, Device::Cpu)))]);
     assert!(save_safetensors(&path, &bad, None).is_err());
     assert_eq!(std::fs::read(&path).unwrap(), before);
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "no temporary file is left");
+    assert_eq!(
+        std::fs::read_dir(dir.path()).unwrap().count(),
+        2,
+        "no temporary file is left"
+    );
 }
 
 #[test]
@@ -163,5 +215,9 @@ fn nano_is_built_in_and_within_its_limits() {
     let nano = load_model("nano").unwrap();
     let numbers = |map: &TensorMap| map.values().map(|t| t.numel() as u64).sum::<u64>();
     assert!(numbers(&nano.base) <= 2_000_000);
-    assert!(nano.base.values().all(|t| t.isfinite().all().int64_value(&[]) == 1));
+    assert!(
+        nano.base
+            .values()
+            .all(|t| t.isfinite().all().int64_value(&[]) == 1)
+    );
 }

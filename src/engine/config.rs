@@ -70,10 +70,25 @@ impl EngineConfig {
             format!("0 to half of the tile size, {}", tile / 2),
         )?;
         let depth = self.depth;
-        check((1..=16).contains(&depth), "depth", depth.to_string(), "1 to 16".into())?;
-        check(self.tile_batch <= 64, "tile_batch", self.tile_batch.to_string(), "0 to 64".into())?;
+        check(
+            (1..=16).contains(&depth),
+            "depth",
+            depth.to_string(),
+            "1 to 16".into(),
+        )?;
+        check(
+            self.tile_batch <= 64,
+            "tile_batch",
+            self.tile_batch.to_string(),
+            "0 to 64".into(),
+        )?;
         for (name, value) in [("gamma", self.gamma), ("strength", self.strength)] {
-            check((0.0..=1.0).contains(&value), name, value.to_string(), "0 to 1".into())?;
+            check(
+                (0.0..=1.0).contains(&value),
+                name,
+                value.to_string(),
+                "0 to 1".into(),
+            )?;
         }
         Ok(())
     }
@@ -104,11 +119,13 @@ impl FromStr for Precision {
 
     fn from_str(text: &str) -> Result<Self> {
         let found = Self::NAMES.iter().find(|(name, _)| *name == text);
-        found.map(|(_, precision)| *precision).ok_or_else(|| Error::OutOfRange {
-            name: "precision",
-            value: text.into(),
-            range: "auto, fp32, bf16 or fp16".into(),
-        })
+        found
+            .map(|(_, precision)| *precision)
+            .ok_or_else(|| Error::OutOfRange {
+                name: "precision",
+                value: text.into(),
+                range: "auto, fp32, bf16 or fp16".into(),
+            })
     }
 }
 

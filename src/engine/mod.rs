@@ -14,6 +14,11 @@
 //! # Ok::<(), osdd::Error>(())
 //! ```
 
+#![expect(
+    clippy::result_large_err,
+    reason = "a frame that is not taken goes back to the caller, in the error"
+)]
+
 mod config;
 mod device;
 mod flight;
@@ -269,5 +274,9 @@ impl Drop for Engine {
 
 /// NaN counts as 0.
 fn unit(value: f64) -> f64 {
-    if value.is_nan() { 0.0 } else { value.clamp(0.0, 1.0) }
+    if value.is_nan() {
+        0.0
+    } else {
+        value.clamp(0.0, 1.0)
+    }
 }

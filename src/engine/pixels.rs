@@ -18,7 +18,10 @@ pub(super) fn to_tensor(frame: &Frame, device: Device) -> Result<Tensor> {
     };
     let scale = 2.0 / frame.format.full_scale();
     let mut values = rgb.f_to_kind(Kind::Float)?.f_contiguous()?;
-    Ok(values.f_mul_scalar_(scale)?.f_sub_scalar_(1.0)?.f_permute([0, 3, 1, 2])?)
+    Ok(values
+        .f_mul_scalar_(scale)?
+        .f_sub_scalar_(1.0)?
+        .f_permute([0, 3, 1, 2])?)
 }
 
 /// A frame like `input` with the colours of `tensor` (as [`to_tensor`] gives them, clamped here) and its own alpha.
@@ -83,6 +86,9 @@ mod tests {
     fn values_out_of_range_are_clamped() {
         let frame = Frame::new(2, 1, PixelFormat::Rgb8);
         let tensor = Tensor::from_slice(&[-3.0f32, 9.0, -1.0, 1.0, 0.0, 0.004]).view([1, 3, 1, 2]);
-        assert_eq!(from_tensor(&tensor, &frame).unwrap().data, [0, 0, 128, 255, 255, 128]);
+        assert_eq!(
+            from_tensor(&tensor, &frame).unwrap().data,
+            [0, 0, 128, 255, 255, 128]
+        );
     }
 }

@@ -76,7 +76,9 @@ impl Restorer {
         times.upload = start.elapsed();
 
         let model = &self.model;
-        let (output, passes) = self.tiles.run(&input, &|tiles| model.forward(tiles), &mut times)?;
+        let (output, passes) = self
+            .tiles
+            .run(&input, &|tiles| model.forward(tiles), &mut times)?;
 
         let blended = Instant::now();
         let output = if strength < 1.0 {

@@ -43,7 +43,11 @@ impl TiledPass {
         TiledPass {
             tile_size: config.tile_size,
             overlap: config.tile_overlap,
-            batch: if config.tile_batch == 0 { auto } else { config.tile_batch },
+            batch: if config.tile_batch == 0 {
+                auto
+            } else {
+                config.tile_batch
+            },
             multiple,
             device,
             kind,
@@ -115,7 +119,9 @@ impl Plan {
     fn new(grid: TileGrid, device: Device) -> Result<Self> {
         let reflected = |len: usize, padded: usize| -> Result<Option<Tensor>> {
             let index: Vec<i64> = (0..padded).map(|i| reflect(i as isize, len) as i64).collect();
-            Ok((len != padded).then(|| Tensor::f_from_slice(&index)).transpose()?)
+            Ok((len != padded)
+                .then(|| Tensor::f_from_slice(&index))
+                .transpose()?)
         };
         let place = |t: Option<Tensor>| t.map(|t| t.f_to_device(device)).transpose();
         let windows = |windows: Vec<Vec<f32>>, shape: [i64; 4]| -> Result<Vec<Tensor>> {

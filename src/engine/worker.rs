@@ -116,7 +116,9 @@ pub(super) fn run(
     }
     let mut restorer = Some(restorer);
     for job in jobs {
-        let (gamma, strength) = job.settings.unwrap_or_else(|| (shared.gamma.load(), shared.strength.load()));
+        let (gamma, strength) = job
+            .settings
+            .unwrap_or_else(|| (shared.gamma.load(), shared.strength.load()));
         let result = match &mut restorer {
             Some(restorer) => guarded(|| restorer.restore(&job.frame, gamma, strength)),
             // Every frame gets an answer, so that nobody waits for a worker that cannot work.
@@ -191,7 +193,8 @@ mod tests {
     fn a_panic_becomes_an_error() {
         let error = guarded::<()>(|| panic!("broken {}", 7)).unwrap_err();
         assert_eq!(error.to_string(), "the engine's worker stopped: broken 7");
-        let memory = guarded::<()>(|| panic!("DefaultCPUAllocator: can't allocate memory: you tried")).unwrap_err();
+        let memory =
+            guarded::<()>(|| panic!("DefaultCPUAllocator: can't allocate memory: you tried")).unwrap_err();
         assert_eq!(memory.kind(), crate::ErrorKind::NoMemory);
     }
 }

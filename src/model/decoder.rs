@@ -25,7 +25,8 @@ impl SkipBlock {
 
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let (first, rest) = self.convs.split_first().expect("a skip block has a convolution");
-        rest.iter().fold(first.forward(x), |h, conv| conv.forward(&h.silu()))
+        rest.iter()
+            .fold(first.forward(x), |h, conv| conv.forward(&h.silu()))
     }
 }
 

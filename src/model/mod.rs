@@ -46,7 +46,9 @@ impl OsddModel {
         Ok(OsddModel {
             vae: Evae::new(&p.pp("vae"), &config.vae)?,
             unet: UNet2DConditionModel::new(&p.pp("unet"), unet, config.vae.latent_channels)?,
-            prompt: p.pp("prompt").get("embedding", &prompt_shape, Init::Normal(0.02))?,
+            prompt: p
+                .pp("prompt")
+                .get("embedding", &prompt_shape, Init::Normal(0.02))?,
             step: OneStep::new(&config.scheduler),
             timestep: config.scheduler.timestep,
             residual_output: config.vae.residual_output,
@@ -59,7 +61,9 @@ impl OsddModel {
     pub fn forward(&self, x_l: &Tensor) -> Tensor {
         let x_l = channels_last(x_l);
         let encoded = self.vae.encode(&x_l);
-        let noise = self.unet.forward(&encoded.latents, self.timestep as f64, &self.prompt);
+        let noise = self
+            .unet
+            .forward(&encoded.latents, self.timestep as f64, &self.prompt);
         let z_h = self.step.denoise(&encoded.latents, &noise);
         let x_h = self.vae.decode(&z_h, &encoded.skips);
         if self.residual_output { x_h + x_l } else { x_h }

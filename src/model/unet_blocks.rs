@@ -5,7 +5,9 @@ use tch::Tensor;
 use super::unet::EPS;
 use crate::Result;
 use crate::config::UnetConfig;
-use crate::nn::{Downsample2D, Params, ResnetBlock2D, ResnetShape, Transformer2DModel, TransformerShape, Upsample2D};
+use crate::nn::{
+    Downsample2D, Params, ResnetBlock2D, ResnetShape, Transformer2DModel, TransformerShape, Upsample2D,
+};
 
 fn resnet(p: &Params, config: &UnetConfig, in_channels: i64, out_channels: i64) -> Result<ResnetBlock2D> {
     ResnetBlock2D::new(
@@ -70,7 +72,13 @@ pub(super) struct DownBlock2D {
 }
 
 impl DownBlock2D {
-    pub(super) fn new(p: &Params, config: &UnetConfig, level: usize, inputs: i64, downsample: bool) -> Result<Self> {
+    pub(super) fn new(
+        p: &Params,
+        config: &UnetConfig,
+        level: usize,
+        inputs: i64,
+        downsample: bool,
+    ) -> Result<Self> {
         let width = config.block_out_channels[level];
         let layers = (0..config.layers_per_block)
             .map(|i| Layer::new(p, config, level, i, if i == 0 { inputs } else { width }));
@@ -84,7 +92,13 @@ impl DownBlock2D {
         })
     }
 
-    pub(super) fn forward(&self, x: &Tensor, temb: &Tensor, prompt: &Tensor, residuals: &mut Vec<Tensor>) -> Tensor {
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        temb: &Tensor,
+        prompt: &Tensor,
+        residuals: &mut Vec<Tensor>,
+    ) -> Tensor {
         let mut h = x.shallow_clone();
         for layer in &self.layers {
             h = layer.forward(&h, temb, prompt);
@@ -131,7 +145,14 @@ pub(super) struct UpBlock2D {
 
 impl UpBlock2D {
     /// `skips`: widths of the residuals that this block takes, in the order in which they were made.
-    pub(super) fn new(p: &Params, config: &UnetConfig, level: usize, inputs: i64, skips: &[i64], upsample: bool) -> Result<Self> {
+    pub(super) fn new(
+        p: &Params,
+        config: &UnetConfig,
+        level: usize,
+        inputs: i64,
+        skips: &[i64],
+        upsample: bool,
+    ) -> Result<Self> {
         let width = config.block_out_channels[level];
         let layers = skips.iter().rev().enumerate().map(|(i, skip)| {
             let before = if i == 0 { inputs } else { width };
@@ -147,7 +168,13 @@ impl UpBlock2D {
         })
     }
 
-    pub(super) fn forward(&self, x: &Tensor, temb: &Tensor, prompt: &Tensor, residuals: &mut Vec<Tensor>) -> Tensor {
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        temb: &Tensor,
+        prompt: &Tensor,
+        residuals: &mut Vec<Tensor>,
+    ) -> Tensor {
         let mut h = x.shallow_clone();
         for layer in &self.layers {
             let residual = residuals.pop().expect("one residual a layer");

@@ -77,10 +77,7 @@ impl TileGrid {
             return Err(TileError::Multiple { multiple });
         }
         if !tile_size.is_multiple_of(multiple) {
-            return Err(TileError::TileSize {
-                tile_size,
-                multiple,
-            });
+            return Err(TileError::TileSize { tile_size, multiple });
         }
         // Half a tile in whole multiples: an overlap up to here is still legal when rounded up.
         let max = tile_size / multiple / 2 * multiple;
@@ -222,10 +219,7 @@ mod tests {
 
     /// Legal arguments of `TileGrid::new`: width, height, tile size (not 0), overlap, multiple.
     fn settings() -> impl Strategy<Value = (usize, usize, usize, usize, usize)> {
-        let tiles = (
-            prop::sample::select(vec![1usize, 2, 8, 16, 32, 64]),
-            1usize..=9,
-        );
+        let tiles = (prop::sample::select(vec![1usize, 2, 8, 16, 32, 64]), 1usize..=9);
         tiles.prop_flat_map(|(multiple, units)| {
             let overlap = 0..=units / 2 * multiple;
             (
@@ -337,10 +331,7 @@ mod tests {
             assert_eq!((grid.cols(), grid.rows(), grid.len()), (17, 10, 170));
             assert_eq!((grid.tile_width(), grid.tile_height()), (512, 512));
             assert_eq!(grid.padded_width(), 7680);
-            assert_eq!(
-                grid.padded_height(),
-                if multiple == 64 { 4352 } else { 4320 }
-            );
+            assert_eq!(grid.padded_height(), if multiple == 64 { 4352 } else { 4320 });
         }
     }
 
@@ -368,16 +359,10 @@ mod tests {
             assert_eq!(error(width, height, 512, 64, 8), expected);
         }
         for multiple in [0, MAX_SIDE + 1] {
-            assert_eq!(
-                error(5, 5, 0, 64, multiple),
-                TileError::Multiple { multiple }
-            );
+            assert_eq!(error(5, 5, 0, 64, multiple), TileError::Multiple { multiple });
         }
         let (tile_size, multiple) = (500, 8);
-        let expected = TileError::TileSize {
-            tile_size,
-            multiple,
-        };
+        let expected = TileError::TileSize { tile_size, multiple };
         assert_eq!(error(5, 5, tile_size, 64, multiple), expected);
         // Half of 24 is 12, which would round up to 16 of 24.
         let message = error(5, 5, 24, 12, 8).to_string();

@@ -27,18 +27,14 @@ pub use window::axis_windows;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TileError {
-    #[error(
-        "a frame of {width}x{height} pixels is empty: both sides must be between 1 and {MAX_SIDE}"
-    )]
+    #[error("a frame of {width}x{height} pixels is empty: both sides must be between 1 and {MAX_SIDE}")]
     EmptyFrame { width: usize, height: usize },
     #[error(
         "a frame of {width}x{height} pixels is too large: both sides must be \
          between 1 and {MAX_SIDE}"
     )]
     FrameTooLarge { width: usize, height: usize },
-    #[error(
-        "a spatial factor of {multiple} pixels is not possible: it must be between 1 and {MAX_SIDE}"
-    )]
+    #[error("a spatial factor of {multiple} pixels is not possible: it must be between 1 and {MAX_SIDE}")]
     Multiple { multiple: usize },
     #[error(
         "a tile size of {tile_size} does not fit the model: it must be 0 (whole frame) \

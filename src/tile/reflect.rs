@@ -18,11 +18,7 @@ pub fn reflect(i: isize, len: usize) -> usize {
     }
     let last = len - 1;
     let phase = i.rem_euclid(2 * last as isize) as usize;
-    if phase <= last {
-        phase
-    } else {
-        2 * last - phase
-    }
+    if phase <= last { phase } else { 2 * last - phase }
 }
 
 #[cfg(test)]

@@ -99,9 +99,7 @@ mod tests {
     }
 
     fn sums_to_one(origins: &[usize], tile_len: usize) -> bool {
-        sums(origins, tile_len)
-            .iter()
-            .all(|sum| (sum - 1.0).abs() < 1e-6)
+        sums(origins, tile_len).iter().all(|sum| (sum - 1.0).abs() < 1e-6)
     }
 
     proptest! {
@@ -174,11 +172,7 @@ mod tests {
         let windows = axis_windows(&[0, 448, 896], 512);
         let middle = &windows[1];
         assert!(middle[..16].iter().all(|&weight| weight == 0.0));
-        assert!(
-            middle[16..48]
-                .iter()
-                .all(|&weight| 0.0 < weight && weight < 1.0)
-        );
+        assert!(middle[16..48].iter().all(|&weight| 0.0 < weight && weight < 1.0));
         assert!(middle[16..48].is_sorted());
         assert!(
             (middle[31] + middle[32] - 1.0).abs() < 1e-6,

@@ -37,7 +37,11 @@ pub(super) fn save(path: &Path, state: &State, groups: &Groups) -> Result<()> {
         }
     }
     let json = serde_json::to_string(state).expect("a state is plain data");
-    save_safetensors(path, &tensors, Some(HashMap::from([(STATE_KEY.to_owned(), json)])))
+    save_safetensors(
+        path,
+        &tensors,
+        Some(HashMap::from([(STATE_KEY.to_owned(), json)])),
+    )
 }
 
 pub(super) fn load(path: &Path) -> Result<(State, Groups)> {
@@ -64,7 +68,9 @@ pub(super) fn load(path: &Path) -> Result<(State, Groups)> {
         let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
         let tensor = Tensor::f_from_data_size(view.data(), &shape, Kind::Float)?;
         let (group, name) = name.split_once('/').unwrap_or(("", name));
-        let map = groups.get_mut(group).ok_or_else(|| broken(format!("unknown group '{group}'")))?;
+        let map = groups
+            .get_mut(group)
+            .ok_or_else(|| broken(format!("unknown group '{group}'")))?;
         map.insert(name.to_owned(), tensor);
     }
     Ok((state, groups))

@@ -120,14 +120,23 @@ impl TrainConfig {
         if config.phases.iter().map(|p| p.iterations).sum::<u64>() == 0 {
             return Err(fail("phases have no iterations".into()));
         }
-        if config.phases.iter().any(|p| p.batch_size == 0 || p.crop_size == 0) {
-            return Err(fail("a phase needs a batch_size and a crop_size of at least 1".into()));
+        if config
+            .phases
+            .iter()
+            .any(|p| p.batch_size == 0 || p.crop_size == 0)
+        {
+            return Err(fail(
+                "a phase needs a batch_size and a crop_size of at least 1".into(),
+            ));
         }
         if !finite_positive(config.learning_rate) || !finite_positive(config.max_grad_norm) {
             return Err(fail("learning_rate and max_grad_norm must be above 0".into()));
         }
         if !(0.0..1.0).contains(&config.ema_decay) {
-            return Err(fail(format!("ema_decay = {}, must be in [0, 1)", config.ema_decay)));
+            return Err(fail(format!(
+                "ema_decay = {}, must be in [0, 1)",
+                config.ema_decay
+            )));
         }
         Ok(config)
     }

@@ -69,8 +69,12 @@ impl Losses {
 
 /// Mean gradient magnitude over 8x8 pixels, every four pixels.
 fn local_magnitude(gradient: &Tensor) -> Tensor {
-    let squares = gradient.square().sum_dim_intlist([1i64].as_slice(), true, Kind::Float);
-    (squares + 1e-6).sqrt().avg_pool2d([8, 8], [4, 4], [0, 0], false, true, None::<i64>)
+    let squares = gradient
+        .square()
+        .sum_dim_intlist([1i64].as_slice(), true, Kind::Float);
+    (squares + 1e-6)
+        .sqrt()
+        .avg_pool2d([8, 8], [4, 4], [0, 0], false, true, None::<i64>)
 }
 
 #[cfg(test)]
@@ -110,8 +114,14 @@ mod tests {
             let _ = x.narrow(3, at, 1).fill_(1.0);
             x
         };
-        let detail = LossConfig { detail: 1.0, ..Default::default() };
-        let edge = LossConfig { edge: 1.0, ..Default::default() };
+        let detail = LossConfig {
+            detail: 1.0,
+            ..Default::default()
+        };
+        let edge = LossConfig {
+            edge: 1.0,
+            ..Default::default()
+        };
         let moved = loss(detail, &stripe(14), &stripe(15)) / loss(detail, &stripe(14), &stripe(28));
         let moved_edge = loss(edge, &stripe(14), &stripe(15)) / loss(edge, &stripe(14), &stripe(28));
         assert!(moved < 0.7 * moved_edge, "{moved} against {moved_edge}");

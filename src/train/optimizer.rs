@@ -25,7 +25,11 @@ pub struct Optimizer {
 
 impl Optimizer {
     pub fn new(kind: OptimizerKind, weight_decay: f64, parameters: &TensorMap) -> Self {
-        let zeros = |map: &TensorMap| map.iter().map(|(k, v)| (k.clone(), v.detach().zeros_like())).collect();
+        let zeros = |map: &TensorMap| {
+            map.iter()
+                .map(|(k, v)| (k.clone(), v.detach().zeros_like()))
+                .collect()
+        };
         let mut optimizer = Optimizer {
             kind,
             weight_decay,
@@ -67,7 +71,9 @@ impl Optimizer {
     pub fn state(&self) -> TensorMap {
         let named = |prefix: &'static str, map: &TensorMap| -> Vec<(String, Tensor)> {
             let entries = map.iter();
-            entries.map(|(k, v)| (format!("{prefix}.{k}"), v.shallow_clone())).collect()
+            entries
+                .map(|(k, v)| (format!("{prefix}.{k}"), v.shallow_clone()))
+                .collect()
         };
         let mut state = named("first", &self.first);
         state.extend(named("second", &self.second));
@@ -83,7 +89,9 @@ impl Optimizer {
         for (prefix, map) in [("first", &mut self.first), ("second", &mut self.second)] {
             for (name, tensor) in map.iter_mut() {
                 let source = crate::nn::Params::new(state);
-                let stored = source.pp(prefix).get(name, &tensor.size(), crate::nn::Init::Zeros)?;
+                let stored = source
+                    .pp(prefix)
+                    .get(name, &tensor.size(), crate::nn::Init::Zeros)?;
                 tensor.f_copy_(&stored)?;
             }
         }
@@ -134,7 +142,10 @@ fn orthogonalised(matrix: &Tensor) -> Tensor {
 pub fn clip_gradients(gradients: &mut [Tensor], max_norm: f64) -> f64 {
     let _no_grad = tch::no_grad_guard();
     let squares: Vec<Tensor> = gradients.iter().map(|g| g.square().sum(Kind::Float)).collect();
-    let norm = Tensor::stack(&squares, 0).sum(Kind::Float).sqrt().double_value(&[]);
+    let norm = Tensor::stack(&squares, 0)
+        .sum(Kind::Float)
+        .sqrt()
+        .double_value(&[]);
     if norm.is_finite() && norm > max_norm {
         for gradient in gradients {
             *gradient = &*gradient * (max_norm / norm);
@@ -171,7 +182,9 @@ mod tests {
             let before = distance().double_value(&[]);
             for step in 1..=300 {
                 let gradients = Tensor::run_backward(&[distance()], &[&parameters["w"]], false, false);
-                optimizer.step(&parameters, &gradients, 0.05 * (1.0 - step as f64 / 301.0), step).unwrap();
+                optimizer
+                    .step(&parameters, &gradients, 0.05 * (1.0 - step as f64 / 301.0), step)
+                    .unwrap();
             }
             let after = distance().double_value(&[]);
             assert!(after < 0.01 * before, "{kind:?}: {before} to {after}");

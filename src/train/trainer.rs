@@ -70,7 +70,10 @@ impl Trainer {
         tch::manual_seed(config.seed);
         if let Some(weights) = &init {
             let fields = checkpoint::differing_fields(&weights.config, &model_config);
-            if fields.iter().any(|field| field != "lora" && field != "weights_dtype") {
+            if fields
+                .iter()
+                .any(|field| field != "lora" && field != "weights_dtype")
+            {
                 return Err(Error::Train(format!(
                     "the initial weights are of another model: {} differ",
                     fields.join(", ")
@@ -209,7 +212,9 @@ impl Trainer {
     /// A failure of the device.
     pub fn validate(&self, sets: &[ValidationSet]) -> Result<Vec<Score>> {
         let tensors = self.averaged_tensors()?;
-        sets.iter().map(|set| set.score(&tensors, &self.model_config)).collect()
+        sets.iter()
+            .map(|set| set.score(&tensors, &self.model_config))
+            .collect()
     }
 
     pub fn iteration(&self) -> u64 {
@@ -250,13 +255,22 @@ impl Trainer {
             ..self.config.mix.clone()
         };
         let sources = self.sources.clone();
-        Ok(Loader::new(sources, mix, phase.batch_size, threads, self.next_sample)?)
+        Ok(Loader::new(
+            sources,
+            mix,
+            phase.batch_size,
+            threads,
+            self.next_sample,
+        )?)
     }
 
     /// The model's tensors for these values of what is trained.
     fn effective(&self, trained: &TensorMap) -> Result<TensorMap> {
         match self.config.stage {
-            Stage::Base => Ok(trained.iter().map(|(k, v)| (k.clone(), v.shallow_clone())).collect()),
+            Stage::Base => Ok(trained
+                .iter()
+                .map(|(k, v)| (k.clone(), v.shallow_clone()))
+                .collect()),
             _ => merge_functional(&self.frozen, trained, &self.model_config),
         }
     }
@@ -289,7 +303,8 @@ impl Trainer {
         } else {
             self.bad_steps = 0;
             let (parameters, iteration) = (&self.parameters, self.iteration);
-            self.optimizer.step(parameters, &gradients, learning_rate, iteration)?;
+            self.optimizer
+                .step(parameters, &gradients, learning_rate, iteration)?;
             self.average()?;
         }
         Ok(Progress {
@@ -305,7 +320,10 @@ impl Trainer {
     /// Moves the average towards the parameters, faster at the start so that it forgets the first values.
     fn average(&mut self) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
-        let decay = self.config.ema_decay.min((1.0 + self.iteration as f64) / (10.0 + self.iteration as f64));
+        let decay = self
+            .config
+            .ema_decay
+            .min((1.0 + self.iteration as f64) / (10.0 + self.iteration as f64));
         for (name, average) in &mut self.ema {
             let _ = average.f_lerp_(&self.parameters[name], 1.0 - decay)?;
         }

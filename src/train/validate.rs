@@ -85,10 +85,14 @@ fn restore(model: &OsddModel, image: &Tensor, multiple: usize) -> Tensor {
     let (_, _, height, width) = image.size4().expect("an image has four dimensions");
     let indices = |len: i64| {
         let padded = (len as usize).next_multiple_of(multiple);
-        let index: Vec<i64> = (0..padded).map(|i| reflect(i as isize, len as usize) as i64).collect();
+        let index: Vec<i64> = (0..padded)
+            .map(|i| reflect(i as isize, len as usize) as i64)
+            .collect();
         Tensor::from_slice(&index)
     };
-    let padded = image.index_select(2, &indices(height)).index_select(3, &indices(width));
+    let padded = image
+        .index_select(2, &indices(height))
+        .index_select(3, &indices(width));
     let output = (model.forward(&(padded * 2.0 - 1.0)) + 1.0) / 2.0;
     let output = output.narrow(2, 0, height).narrow(3, 0, width);
     (output.clamp(0.0, 1.0) * 255.0).round() / 255.0

@@ -91,7 +91,9 @@ fn delta(lora: &TensorMap, module: &str, shape: &[i64], config: &LoraConfig) -> 
 pub fn merge_functional(base: &TensorMap, lora: &TensorMap, config: &ModelConfig) -> Result<TensorMap> {
     let mut merged: TensorMap = base.iter().map(|(k, v)| (k.clone(), v.shallow_clone())).collect();
     for (module, shape) in adapted_modules(config)? {
-        let weight = merged.get_mut(&format!("{module}.weight")).expect("a module has a weight");
+        let weight = merged
+            .get_mut(&format!("{module}.weight"))
+            .expect("a module has a weight");
         *weight = &*weight + delta(lora, &module, &shape, &config.lora);
     }
     Ok(merged)
@@ -128,7 +130,9 @@ impl EndPoints {
             };
             let end_point = |lora: &Option<TensorMap>| -> Result<Tensor> {
                 Ok(match lora {
-                    Some(lora) => place(&memory_order(&(weight + delta(lora, module, shape, &weights.config.lora))))?,
+                    Some(lora) => place(&memory_order(
+                        &(weight + delta(lora, module, shape, &weights.config.lora)),
+                    ))?,
                     None => place(&memory_order(weight))?,
                 })
             };
@@ -157,7 +161,11 @@ impl EndPoints {
     /// Not enough memory on the device.
     pub fn merged(&self, gamma: f64) -> Result<Merged> {
         let flat = self.flat_s.f_lerp(&self.flat_r, gamma)?;
-        let mut tensors: TensorMap = self.fixed.iter().map(|(k, v)| (k.clone(), v.shallow_clone())).collect();
+        let mut tensors: TensorMap = self
+            .fixed
+            .iter()
+            .map(|(k, v)| (k.clone(), v.shallow_clone()))
+            .collect();
         for (name, shape, offset) in &self.layout {
             let length = shape.iter().product();
             tensors.insert(name.clone(), view(&flat.f_narrow(0, *offset, length)?, shape));

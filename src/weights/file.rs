@@ -68,7 +68,11 @@ impl Weights {
         let config = ModelConfig::from_json(json, config_file)?;
         let mut found = read_tensors(files)?;
         let dtype = dtypes(config.weights_dtype);
-        let all = files.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
+        let all = files
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect::<Vec<_>>()
+            .join(", ");
         let base = take_all(&mut found, "", &parameter_shapes(&config)?, dtype, &all)?;
         let lora = lora_shapes(&config)?;
         let mut take_lora = |adapter: Adapter| {

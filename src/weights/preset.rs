@@ -48,10 +48,13 @@ fn find(name: &str) -> Result<Place> {
     let by_name = model_folders().into_iter().map(|folder| folder.join(name));
     let plain = !name.is_empty() && !name.contains('/');
     let mut candidates = std::iter::once(PathBuf::from(name)).chain(by_name.filter(|_| plain));
-    candidates.find(is_model).map(Place::Folder).ok_or_else(|| Error::ModelNotFound {
-        name: name.into(),
-        presets: "nano is built in".into(),
-    })
+    candidates
+        .find(is_model)
+        .map(Place::Folder)
+        .ok_or_else(|| Error::ModelNotFound {
+            name: name.into(),
+            presets: "nano is built in".into(),
+        })
 }
 
 /// Loads a model by the name of a preset or by its folder.
@@ -74,7 +77,10 @@ pub(super) fn identity(name: &str) -> Result<String> {
 }
 
 fn built_in() -> [NamedBytes<'static>; 1] {
-    [("nano/model.safetensors (built in)".into(), Cow::Borrowed(NANO_WEIGHTS))]
+    [(
+        "nano/model.safetensors (built in)".into(),
+        Cow::Borrowed(NANO_WEIGHTS),
+    )]
 }
 
 /// The built-in model and those in the model folders; a folder that is broken is left out with a warning.
@@ -112,7 +118,11 @@ fn weight_files(dir: &Path) -> std::io::Result<Vec<NamedBytes<'static>>> {
 fn info(name: &str, origin: &str, files: &[NamedBytes]) -> ModelInfo {
     let tensors = |(_, bytes): &NamedBytes| {
         let header = safetensors::SafeTensors::deserialize(bytes);
-        header.map_or(0, |file| file.iter().map(|(_, t)| t.shape().iter().product::<usize>() as u64).sum())
+        header.map_or(0, |file| {
+            file.iter()
+                .map(|(_, t)| t.shape().iter().product::<usize>() as u64)
+                .sum()
+        })
     };
     let bytes = files.iter().flat_map(|(_, bytes)| bytes.iter());
     let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {

@@ -13,10 +13,15 @@ pub(crate) fn decode_frames(path: &Path) -> anyhow::Result<Vec<Image8>> {
         "filesrc name=source ! decodebin ! videoconvert ! video/x-raw,format=RGB ! \
          appsink name=sink sync=false max-buffers=8",
     )?;
-    let pipeline = pipeline.downcast::<gst::Pipeline>().map_err(|_| anyhow!("not a pipeline"))?;
+    let pipeline = pipeline
+        .downcast::<gst::Pipeline>()
+        .map_err(|_| anyhow!("not a pipeline"))?;
     let source = pipeline.by_name("source").context("no source")?;
     source.set_property("location", path.to_str().context("the path is not UTF-8")?);
-    let sink = pipeline.by_name("sink").and_downcast::<gst_app::AppSink>().context("no sink")?;
+    let sink = pipeline
+        .by_name("sink")
+        .and_downcast::<gst_app::AppSink>()
+        .context("no sink")?;
     pipeline.set_state(gst::State::Playing)?;
     let mut frames = Vec::new();
     while let Ok(sample) = sink.pull_sample() {

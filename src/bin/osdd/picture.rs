@@ -319,7 +319,11 @@ mod tests {
                 let kept = (8, Orientation::Rotate90);
                 let applied = (4, Orientation::NoTransforms);
                 let expected = if source == target { kept } else { applied };
-                assert_eq!((frame.width, origin.orientation), expected, "{source:?} to {target:?}");
+                assert_eq!(
+                    (frame.width, origin.orientation),
+                    expected,
+                    "{source:?} to {target:?}"
+                );
             }
         }
     }

@@ -59,11 +59,16 @@ pub(crate) enum What {
 const LOG_EVERY: u64 = 50;
 
 pub(crate) fn run(args: TrainArgs) -> anyhow::Result<()> {
-    let read = |path: &Path| fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
+    let read =
+        |path: &Path| fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
     let config = TrainConfig::from_json(&read(&args.config)?, &args.config.display().to_string())?;
     let is_base = config.stage == Stage::Base;
     if is_base != (args.what == What::Base) {
-        bail!("{} is for another stage ({:?})", args.config.display(), config.stage);
+        bail!(
+            "{} is for another stage ({:?})",
+            args.config.display(),
+            config.stage
+        );
     }
     let model_path = args.model.join("config.json");
     let model = ModelConfig::from_json(&read(&model_path)?, &model_path.display().to_string())?;
@@ -71,7 +76,10 @@ pub(crate) fn run(args: TrainArgs) -> anyhow::Result<()> {
     fs::create_dir_all(&args.out).with_context(|| format!("cannot create {}", args.out.display()))?;
 
     let sources = Arc::new(read_sources(&config.data, &args.data)?);
-    let sets = config.validation.iter().map(|set| ValidationSet::read(set, &args.data));
+    let sets = config
+        .validation
+        .iter()
+        .map(|set| ValidationSet::read(set, &args.data));
     let sets = sets.collect::<Result<Vec<_>, _>>()?;
     let total = config.iterations();
     let mut trainer = Trainer::new(config, model, init, sources)?;
@@ -95,7 +103,11 @@ pub(crate) fn run(args: TrainArgs) -> anyhow::Result<()> {
                 log.scores(progress.iteration, &trainer.validate(&sets)?);
             }
         }
-        Ok(if interrupted { Verdict::Stop } else { Verdict::Continue })
+        Ok(if interrupted {
+            Verdict::Stop
+        } else {
+            Verdict::Continue
+        })
     })?;
     trainer.save_checkpoint(&checkpoint)?;
     if interrupted {
@@ -170,8 +182,15 @@ impl Log {
         if !progress.iteration.is_multiple_of(LOG_EVERY) {
             return;
         }
-        let means: Vec<(&str, f64)> = self.sums.drain(..).map(|(n, s)| (n, s / LOG_EVERY as f64)).collect();
-        let columns: Vec<String> = means.iter().map(|(name, mean)| format!("{name},{mean:.6}")).collect();
+        let means: Vec<(&str, f64)> = self
+            .sums
+            .drain(..)
+            .map(|(n, s)| (n, s / LOG_EVERY as f64))
+            .collect();
+        let columns: Vec<String> = means
+            .iter()
+            .map(|(name, mean)| format!("{name},{mean:.6}"))
+            .collect();
         let rate = (progress.iteration - self.first) as f64 / self.since.elapsed().as_secs_f64();
         let left = (self.total - progress.iteration) as f64 / rate / 60.0;
         // A full disk must not stop a run that can still be saved elsewhere.
@@ -182,7 +201,10 @@ impl Log {
             progress.learning_rate,
             columns.join(",")
         );
-        let terms: Vec<String> = means.iter().map(|(name, mean)| format!("{name} {mean:.5}")).collect();
+        let terms: Vec<String> = means
+            .iter()
+            .map(|(name, mean)| format!("{name} {mean:.5}"))
+            .collect();
         eprintln!(
             "{}/{}  {}  lr {:.2e}  {rate:.2} it/s  {left:.0} min left{}",
             progress.iteration,
