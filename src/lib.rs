@@ -3,6 +3,7 @@
 //! An implementation of "One-Step Diffusion Model for Image Motion-Deblurring" (Liu et al., arXiv 2503.06537) on
 //! libtorch. Most programs need [`engine::Engine`], which takes [`frame::Frame`]s and gives them back sharper.
 
+pub mod compare;
 pub mod config;
 pub mod data;
 pub mod engine;

@@ -87,9 +87,9 @@ pub struct LossConfig {
     pub fft: f64,
     /// Mean absolute difference of the Sobel gradients of grey images.
     pub edge: f64,
-    /// Mean absolute difference of the local means of the Sobel magnitude: asks for as much detail as the truth has
-    /// nearby, wherever exactly it lies.
-    pub detail: f64,
+    /// Mean absolute difference of the Fourier amplitudes of blocks of 32x32 pixels: asks for as much detail of every
+    /// scale and direction as the truth has nearby, wherever exactly it lies.
+    pub amplitude: f64,
 }
 
 /// Pairs that are measured during training.

@@ -31,7 +31,6 @@
 //! the `model` that are used, and the latest `gamma`.
 
 mod caps;
-mod compare;
 mod convert;
 mod difference;
 mod error;

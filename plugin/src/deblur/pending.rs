@@ -2,9 +2,10 @@
 
 use std::collections::VecDeque;
 
+use osdd::compare;
 use osdd::frame::Frame;
 
-use super::{compare, convert::FrameConverter, fields};
+use super::{convert::FrameConverter, fields};
 
 /// Everything of a buffer but its memory, for the output that is made from it.
 ///

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Error, Result};
 use image::ImageFormat;
+use osdd::compare::{side_by_side, split};
 use osdd::engine::{Engine, Output};
 use osdd::frame::Frame;
 
 use crate::args::Compare;
-use crate::compare;
 use crate::interrupt;
 use crate::output::PendingFile;
 use crate::picture;
@@ -34,7 +34,12 @@ pub(crate) fn deblur(
     let result = run(engine, frame)
         .with_context(|| format!("cannot deblur {}", input.display()))
         .map_err(Step::Engine)?;
-    let frame = compare::compose(compare, &result.input, result.frame);
+    let mut frame = result.frame;
+    match compare {
+        Compare::Off => {}
+        Compare::Split => split(&mut frame, &result.input),
+        Compare::SideBySide => frame = side_by_side(&frame, &result.input, Vec::new()),
+    }
     let file = PendingFile::create(output).map_err(Step::File)?;
     origin
         .write(frame, file.temporary(), format)

@@ -3,7 +3,6 @@
 
 mod args;
 mod bench;
-mod compare;
 mod deblur;
 mod eval;
 mod frames;

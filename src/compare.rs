@@ -1,10 +1,10 @@
-//! Input and output in one picture, put together in the engine's frames before they are converted back.
+//! Before and after in one picture.
 
-use osdd::frame::Frame;
+use crate::frame::Frame;
 
-/// The left half of `output` becomes `input`; a white line, one pixel wide for every 640 of the width, marks
-/// the border.
-pub(crate) fn split(output: &mut Frame, input: &Frame) {
+/// The left half of `output` becomes `input`, which has the same size and format; a white line, one pixel wide for every
+/// 640 of the width, marks the border.
+pub fn split(output: &mut Frame, input: &Frame) {
     let pixel = output.format.bytes_per_pixel();
     let colour = 3 * output.format.bytes_per_sample();
     let middle = output.width / 2;
@@ -23,8 +23,8 @@ pub(crate) fn split(output: &mut Frame, input: &Frame) {
     }
 }
 
-/// `input` left and `output` right, in a frame twice as wide that uses `recycled`.
-pub(crate) fn side_by_side(output: &Frame, input: &Frame, mut recycled: Vec<u8>) -> Frame {
+/// `input` left and `output` right, of the same size and format, in a frame twice as wide that uses `recycled`.
+pub fn side_by_side(output: &Frame, input: &Frame, mut recycled: Vec<u8>) -> Frame {
     recycled.clear();
     recycled.reserve(output.data.len() + input.data.len());
     let stride = output.stride();
@@ -47,7 +47,7 @@ pub(crate) fn side_by_side(output: &Frame, input: &Frame, mut recycled: Vec<u8>)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use osdd::frame::PixelFormat;
+    use crate::frame::PixelFormat;
 
     fn frame(width: usize, format: PixelFormat, value: u8) -> Frame {
         let mut frame = Frame::new(width, 2, format);
