@@ -77,10 +77,10 @@ impl EngineConfig {
             "1 to 16".into(),
         )?;
         check(
-            self.tile_batch <= 64,
+            self.tile_batch <= 256,
             "tile_batch",
             self.tile_batch.to_string(),
-            "0 to 64".into(),
+            "0 to 256".into(),
         )?;
         for (name, value) in [("gamma", self.gamma), ("strength", self.strength)] {
             check(
@@ -149,7 +149,7 @@ mod tests {
             config.validate().unwrap_err().to_string()
         };
         assert!(bad(|c| c.tile_size = 100).contains("multiple of 64"));
-        assert!(bad(|c| c.tile_overlap = 300).contains("256"));
+        assert!(bad(|c| c.tile_overlap = 300).contains("half of the tile size, 256"));
         assert!(bad(|c| c.depth = 0).contains("1 to 16"));
         assert!(bad(|c| c.gamma = f64::NAN).contains("0 to 1"));
         assert!(bad(|c| c.strength = 1.5).contains("0 to 1"));

@@ -200,7 +200,7 @@ pub(crate) fn properties() -> Vec<glib::ParamSpec> {
             .build(),
         glib::ParamSpecInt::builder("tile-overlap")
             .nick("Tile overlap")
-            .blurb("Pixels that neighbouring tiles share and blend, less than half of tile-size")
+            .blurb("Pixels that neighbouring tiles share and blend, at most half of tile-size")
             .minimum(0)
             .maximum(4096)
             .default_value(defaults.tile_overlap)
