@@ -73,7 +73,7 @@ pub(super) fn resolve(device: Device) -> Result<(Device, tch::Device)> {
         Device::Cuda(_) => Err(Error::Device {
             device: device.to_string(),
             reason: match *CUDA_DEVICES {
-                0 => "libtorch finds no CUDA here; use device=cpu or auto".into(),
+                0 => "this libtorch finds no CUDA; use cpu or auto, or build with a libtorch that has it (LIBTORCH=...)".into(),
                 n => format!("there are {n}, numbered from cuda:0"),
             },
         }),

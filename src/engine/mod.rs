@@ -8,10 +8,10 @@
 //! use osdd::frame::{Frame, PixelFormat};
 //!
 //! let engine = Engine::new(EngineConfig::default())?;
-//! engine.send(Frame::new(640, 360, PixelFormat::Rgb8)).map_err(osdd::Error::from)?;
+//! engine.send(Frame::new(640, 360, PixelFormat::Rgb8))?;
 //! let output = engine.receive()?.expect("one frame is in flight");
 //! assert_eq!(output.frame.width, 640);
-//! # Ok::<(), osdd::Error>(())
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 #![expect(
@@ -61,18 +61,20 @@ pub struct EngineInfo {
 }
 
 /// Why a frame was not taken; it comes back.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum SendError {
     /// `depth` frames are in flight: receive one first.
+    #[error("as many frames are in flight as the engine's depth allows")]
     Full(Frame),
     /// The frame is malformed, or the engine has stopped.
+    #[error("{1}")]
     Failed(Frame, Error),
 }
 
 impl From<SendError> for Error {
     fn from(error: SendError) -> Self {
         match error {
-            SendError::Full(_) => Error::Worker("as many frames are in flight as its depth allows".into()),
+            SendError::Full(_) => Error::Worker(error.to_string()),
             SendError::Failed(_, error) => error,
         }
     }

@@ -15,6 +15,7 @@ mod picture;
 mod plan;
 mod progress;
 mod report;
+mod threads;
 mod train;
 mod video;
 
@@ -37,6 +38,7 @@ impl std::fmt::Display for Usage {
 impl std::error::Error for Usage {}
 
 fn main() -> ExitCode {
+    threads::share_the_cores();
     let cli = Cli::parse();
     report::set_quiet(cli.quiet);
     tracing_subscriber::fmt()
