@@ -19,12 +19,19 @@ pub(crate) fn quiet() -> bool {
     QUIET.load(Ordering::Relaxed)
 }
 
-/// The error and its causes on one line, whatever line breaks a library put into them.
+/// The error and its causes on one line, whatever line breaks a library put into them. A cause that the message before it
+/// has already told is not told twice.
 pub(crate) fn one_line(error: &anyhow::Error) -> String {
-    format!("{error:#}")
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        let cause = cause.split_whitespace().collect::<Vec<_>>().join(" ");
+        if line.is_empty() {
+            line = cause;
+        } else if !line.contains(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line
 }
 
 pub(crate) fn error(error: &anyhow::Error) {
@@ -70,4 +77,19 @@ pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> anyhow::Result<
     let file = PendingFile::create(path)?;
     std::fs::write(file.temporary(), text).with_context(|| format!("cannot write {}", path.display()))?;
     file.commit()
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let told = anyhow!("disk full").context("cannot write a.png: disk full");
+        assert_eq!(one_line(&told), "cannot write a.png: disk full");
+        let untold = anyhow!("disk\nfull").context("cannot write a.png");
+        assert_eq!(one_line(&untold), "cannot write a.png: disk full");
+    }
 }
