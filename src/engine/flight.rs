@@ -63,8 +63,8 @@ impl Flight {
     pub fn cancel(&self, epoch: u64) {
         let mut state = self.state();
         if state.epoch == epoch {
+            // Its id is not given again: another sender may have taken the next one meanwhile.
             state.count -= 1;
-            state.next_id -= 1;
         }
     }
 
