@@ -1,19 +1,23 @@
 //! Full-reference and sharpness measures on frames.
 
-use crate::frame::{Frame, PixelFormat};
-use crate::{Error, Result};
+mod backbone;
+mod file;
+mod lpips;
+mod pixels;
+
+pub use backbone::Backbone;
+pub use lpips::Lpips;
+use pixels::{check_pair, samples};
+
+use crate::Result;
+use crate::frame::Frame;
 
 /// Peak signal-to-noise ratio in dB over R, G and B, peak = full scale; infinite for equal frames.
 ///
 /// # Errors
 /// [`Error::FramesDiffer`] for different sizes or formats.
 pub fn psnr(a: &Frame, b: &Frame) -> Result<f64> {
-    if (a.width, a.height, a.format) != (b.width, b.height, b.format) {
-        return Err(Error::FramesDiffer(format!(
-            "{}x{} {:?} against {}x{} {:?}",
-            a.width, a.height, a.format, b.width, b.height, b.format
-        )));
-    }
+    check_pair(a, b)?;
     let squares = samples(a).zip(samples(b)).map(|(x, y)| (x - y) * (x - y));
     let mse = squares.sum::<f64>() / (a.width * a.height * 3) as f64;
     Ok(-10.0 * mse.log10())
@@ -34,24 +38,10 @@ pub fn mean_gradient(frame: &Frame) -> f64 {
     sum / pairs.max(1) as f64
 }
 
-/// R, G and B of every pixel in [0, 1], without alpha.
-fn samples(frame: &Frame) -> impl Iterator<Item = f64> + '_ {
-    let (channels, scale) = (frame.format.channels(), frame.format.full_scale());
-    let wide = matches!(frame.format, PixelFormat::Rgb16 | PixelFormat::Rgba16);
-    let count = frame.width * frame.height * channels;
-    (0..count).filter(move |i| i % channels < 3).map(move |i| {
-        let value = if wide {
-            u16::from_ne_bytes([frame.data[2 * i], frame.data[2 * i + 1]]) as f64
-        } else {
-            frame.data[i] as f64
-        };
-        value / scale
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::PixelFormat;
 
     #[test]
     fn psnr_of_a_known_difference() {
