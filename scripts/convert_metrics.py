@@ -4,7 +4,7 @@
     convert_metrics.py lpips --net vgg --heads vgg.pth --out lpips_vgg.safetensors
     convert_metrics.py lpips --net squeeze --backbone sqz_notop.mat --heads squeeze.pth --out lpips_squeeze.safetensors
     convert_metrics.py dists --weights weights.pt --out dists.safetensors
-    convert_metrics.py niqe --parameters niqe_pris_params.npz --out src/metrics/niqe.json
+    convert_metrics.py niqe --parameters niqe_pris_params.npz --out src/metrics/niqe.safetensors
 
 --backbone takes a torchvision state dict (.pth, or .safetensors with the same names); without it, torchvision downloads
 its own. LPIPS' heads are lpips/weights/v0.1/*.pth of the package lpips, DISTS' weights are its weights.pt.
@@ -23,7 +23,6 @@ Needs numpy and safetensors; torch for .pth and .pt files; torchvision for its d
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -94,10 +93,7 @@ def convert_niqe(args):
         mean, covariance = file["mu_pris_param"].ravel(), file["cov_pris_param"]
     if mean.shape != (36,) or covariance.shape != (36, 36):
         raise Failure(f"{args.parameters} does not hold NIQE's 36 features")
-    # repr of a double reads back as the same double.
-    rows = ",\n".join("    " + json.dumps(row) for row in covariance.tolist())
-    text = f'{{\n  "mean": {json.dumps(mean.tolist())},\n  "covariance": [\n{rows}\n  ]\n}}\n'
-    args.out.write_text(text)
+    save(args.out, {"mean": mean[None], "covariance": covariance}, {"metric": "niqe"})
 
 
 def state_dict(path):
@@ -146,15 +142,17 @@ def squeezenet_from_matlab(path):
         else:
             fire, part = layer.split("/")
             name = f"features.{FIRE_INDEX[int(fire.removeprefix('fire'))]}.{part.replace('squeeze1x1', 'squeeze')}"
-        tensors |= {f"{name}.weight": kernel, f"{name}.bias": bias}
+        tensors |= {f"{name}.weight": np.float32(kernel), f"{name}.bias": np.float32(bias)}
     return tensors
 
 
 def save(path, tensors, metadata):
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save as serialize
 
-    tensors = {name: np.ascontiguousarray(tensor, np.float32) for name, tensor in tensors.items()}
-    save_file(tensors, path, metadata)
+    contents = serialize({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, metadata)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(contents)
+    temporary.replace(path)
 
 
 if __name__ == "__main__":

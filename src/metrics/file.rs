@@ -37,12 +37,7 @@ impl MetricFile {
             bytes,
             metadata,
         };
-        if file.text("metric")? != metric {
-            return Err(file.wrong(format!(
-                "it holds the weights of {}, not of {metric}",
-                file.text("metric")?
-            )));
-        }
+        file.expect("metric", metric)?;
         Ok(file)
     }
 
@@ -52,6 +47,14 @@ impl MetricFile {
             .get(key)
             .map(String::as_str)
             .ok_or_else(|| self.wrong(format!("its metadata has no '{key}'")))
+    }
+
+    /// Checks an entry of the file's metadata.
+    pub(super) fn expect(&self, key: &str, value: &str) -> Result<()> {
+        match self.text(key)? {
+            found if found == value => Ok(()),
+            found => Err(self.wrong(format!("its {key} is '{found}', not '{value}'"))),
+        }
     }
 
     /// The error for a file that is not what was asked for.

@@ -6,15 +6,11 @@ use tch::{Kind, Tensor};
 
 use super::backbone::{Backbone, Features, Pooling};
 use super::file::MetricFile;
-use super::pixels;
+use super::pixels::{self, IMAGENET_MEAN, IMAGENET_STD};
 use crate::Result;
 use crate::engine::{Device, resolve_device};
 use crate::frame::Frame;
 use crate::nn::{Init, Params};
-
-/// ImageNet's mean and standard deviation of R, G and B in [0, 1]; the package's figures, given for [-1, 1], halved.
-const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
-const STD: [f32; 3] = [0.229, 0.224, 0.225];
 
 /// The learned distance of two images: 0 for equal ones, about 0.1 for good restorations, 0.5 and more for bad ones.
 pub struct Lpips {
@@ -43,10 +39,7 @@ impl Lpips {
         let backbone: Backbone = name
             .parse()
             .map_err(|()| file.wrong(format!("its backbone is '{name}', not alex, vgg or squeeze")))?;
-        let version = file.text("version")?;
-        if version != "0.1" {
-            return Err(file.wrong(format!("its heads are of version {version}, not of 0.1")));
-        }
+        file.expect("version", "0.1")?;
         file.build(device, |p| Self::new(p, backbone, device))
     }
 
@@ -64,8 +57,8 @@ impl Lpips {
                 .enumerate()
                 .map(head)
                 .collect::<Result<_>>()?,
-            mean: pixels::per_channel(&MEAN, device),
-            std: pixels::per_channel(&STD, device),
+            mean: pixels::per_channel(&IMAGENET_MEAN, device),
+            std: pixels::per_channel(&IMAGENET_STD, device),
         })
     }
 

@@ -5,6 +5,11 @@ use tch::{Device, Kind, Tensor};
 use crate::frame::{Frame, PixelFormat};
 use crate::{Error, Result};
 
+/// What torchvision's networks expect of R, G and B in [0, 1]: their mean and standard deviation over ImageNet.
+/// LPIPS gives the same figures for values in [-1, 1].
+pub(super) const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+pub(super) const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
+
 /// Below this the backbones run out of pixels to pool.
 const NETWORK_MIN_SIDE: usize = 32;
 
