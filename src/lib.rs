@@ -6,6 +6,7 @@
 pub mod compare;
 pub mod config;
 pub mod data;
+pub mod device;
 pub mod engine;
 mod error;
 pub mod frame;

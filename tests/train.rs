@@ -1,11 +1,13 @@
 //! Training: it learns, it resumes as if it had never stopped, and it refuses what does not fit.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use osdd::config::ModelConfig;
-use osdd::data::{Image8, Sources};
-use osdd::train::{TrainConfig, Trainer, Verdict};
+use osdd::data::{Image8, MixWeights, Pair, Sources};
+use osdd::device::{Device, Precision};
+use osdd::train::{AdapterStart, AdversarialConfig, LossConfig, Setup, TrainConfig, Trainer, Verdict};
 use osdd::weights::Weights;
 
 fn model_config() -> ModelConfig {
@@ -27,6 +29,26 @@ fn train_config(stage: &str, iterations: u64) -> TrainConfig {
     TrainConfig::from_json(&json, "test").unwrap()
 }
 
+const ADVERSARIAL: AdversarialConfig = AdversarialConfig {
+    weight: 0.1,
+    learning_rate: 1e-3,
+};
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+/// An untrained model's weights.
+fn random_weights() -> Weights {
+    let trainer = start(train_config("base", 1), None).unwrap();
+    Weights {
+        config: model_config(),
+        base: trainer.averaged_tensors().unwrap(),
+        lora_r: None,
+        lora_s: None,
+    }
+}
+
 /// Photographs of rectangles.
 fn sources() -> Arc<Sources> {
     let photo = |seed: usize| {
@@ -43,8 +65,19 @@ fn sources() -> Arc<Sources> {
     })
 }
 
+fn start(config: TrainConfig, init: Option<Weights>) -> osdd::Result<Trainer> {
+    let setup = Setup {
+        init,
+        device: Device::Cpu,
+        ..Setup::default()
+    };
+    Trainer::new(config, model_config(), sources(), setup)
+}
+
 /// Runs up to iteration `stop`; gives each step's loss.
 fn run(trainer: &mut Trainer, stop: u64) -> Vec<f64> {
+    // Tests run side by side; with a thread for every core each, they would only wait for each other.
+    tch::set_num_threads(1);
     let mut losses = Vec::new();
     let mut after = |_: &Trainer, progress: &osdd::train::Progress| {
         losses.push(progress.total);
@@ -58,22 +91,22 @@ fn run(trainer: &mut Trainer, stop: u64) -> Vec<f64> {
     losses
 }
 
-#[test]
-fn resuming_continues_as_if_never_stopped() {
+/// Stops after 8 of 20 steps and goes on from the checkpoint: the losses must be those of a run that never stopped.
+fn resumes_exactly(config: &TrainConfig, init: &dyn Fn() -> Option<Weights>) {
     let dir = tempfile::tempdir().unwrap();
     let checkpoint = dir.path().join("checkpoint.safetensors");
-    let fresh = || Trainer::new(train_config("base", 8), model_config(), None, sources()).unwrap();
+    let fresh = || start(config.clone(), init()).unwrap();
 
     let mut straight = fresh();
-    let expected = run(&mut straight, 8);
+    let expected = run(&mut straight, 20);
 
     let mut first = fresh();
-    let mut losses = run(&mut first, 3);
+    let mut losses = run(&mut first, 8);
     first.save_checkpoint(&checkpoint).unwrap();
     let mut second = fresh();
     second.resume(&checkpoint).unwrap();
-    assert_eq!(second.iteration(), 3);
-    losses.extend(run(&mut second, 8));
+    assert_eq!(second.iteration(), 8);
+    losses.extend(run(&mut second, 20));
 
     assert_eq!(losses.len(), expected.len());
     for (step, (got, expected)) in losses.iter().zip(&expected).enumerate() {
@@ -93,14 +126,198 @@ fn resuming_continues_as_if_never_stopped() {
 }
 
 #[test]
+fn resuming_continues_as_if_never_stopped() {
+    resumes_exactly(&train_config("base", 20), &|| None);
+}
+
+#[test]
+fn resuming_continues_with_a_discriminator_a_prompt_and_accumulation() {
+    let mut config = train_config("adapter_s", 20);
+    config.loss.adversarial = Some(ADVERSARIAL);
+    config.learn_prompt = true;
+    config.accumulation = 2;
+    resumes_exactly(&config, &|| Some(random_weights()));
+}
+
+#[test]
+fn four_pairs_are_learned_by_heart() {
+    let mut config = train_config("base", 200);
+    config.mix.weights = MixWeights {
+        pair: 1.0,
+        trajectory: 0.0,
+        clip: 0.0,
+        sharp: 0.0,
+        light: 0.0,
+        ..MixWeights::default()
+    };
+    (config.mix.flip, config.mix.scale_share) = (false, 0.0);
+    (config.phases[0].batch_size, config.loss) = (
+        4,
+        LossConfig {
+            l2: 1.0,
+            ..LossConfig::default()
+        },
+    );
+    // Patches of different colours, and the same moved sideways over five pixels.
+    let pair = |seed: usize| {
+        let level =
+            |x: usize, y: usize, c: usize| ((x / 5 + 1) * (y / 6 + 2) * (c + seed + 3) * 29 % 200 + 28) as u8;
+        let at = |i: usize| (i / 3 % 32, i / 96, i % 3);
+        let sharp = (0..32 * 32 * 3).map(at).map(|(x, y, c)| level(x, y, c));
+        let mean = |x: usize, y, c| {
+            (x..x + 5)
+                .map(|x| u32::from(level(x.max(2) - 2, y, c)))
+                .sum::<u32>()
+                / 5
+        };
+        let blurry = (0..32 * 32 * 3).map(at).map(|(x, y, c)| mean(x, y, c) as u8);
+        let image = |levels| Image8::new(32, 32, levels).unwrap();
+        Pair::new(seed.to_string(), image(blurry.collect()), image(sharp.collect())).unwrap()
+    };
+    let sources = Sources {
+        pairs: (0..4).map(pair).collect(),
+        ..Sources::default()
+    };
+    let mut model = model_config();
+    (model.vae.block_out_channels, model.unet.block_out_channels) = (vec![48, 32], vec![32, 32]);
+    let setup = Setup {
+        device: Device::Cpu,
+        ..Setup::default()
+    };
+    let mut trainer = Trainer::new(config, model, Arc::new(sources), setup).unwrap();
+    let losses = run(&mut trainer, 200);
+    let last = mean(&losses[190..]);
+    assert!(last < losses[0] / 10.0, "from {} to {last}", losses[0]);
+}
+
+#[test]
+fn the_evae_learns_with_two_encoders_and_leaves_the_second_beside_the_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = train_config("evae", 60);
+    config.loss = LossConfig {
+        l1: 1.0,
+        ..LossConfig::default()
+    };
+    let mut trainer = start(config, None).unwrap();
+    // Copies, as the averages move where they lie.
+    let before = trainer.averaged_tensors().unwrap();
+    let before: BTreeMap<_, _> = before.iter().map(|(name, t)| (name.as_str(), t.copy())).collect();
+    let losses = run(&mut trainer, 60);
+    assert!(mean(&losses[50..]) < mean(&losses[..10]), "{losses:?}");
+    let model = Weights::from_dir(&trainer.save_model(dir.path()).unwrap()).unwrap();
+    let moved = |name: &str| (&model.base[name] - &before[name]).abs().max().double_value(&[]) > 2e-3;
+    for name in [
+        "vae.encoder.conv_in.weight",
+        "vae.skip_blocks.0.conv1.weight",
+        "vae.decoder.conv_out.weight",
+    ] {
+        assert!(moved(name), "{name} must learn");
+    }
+    for name in ["unet.conv_in.weight", "vae.encoder.conv_out.weight"] {
+        assert!(!moved(name), "{name} is out of the loss's reach");
+    }
+
+    let mut config = train_config("adapter_r", 3);
+    config.loss.adversarial = Some(ADVERSARIAL);
+    let setup = |latent_encoder| Setup {
+        device: Device::Cpu,
+        init: Some(random_weights()),
+        latent_encoder,
+        ..Setup::default()
+    };
+    let second = dir.path().join("latent_encoder.safetensors");
+    let mut with = Trainer::new(config.clone(), model_config(), sources(), setup(Some(second))).unwrap();
+    let mut without = Trainer::new(config, model_config(), sources(), setup(None)).unwrap();
+    // The first step's loss does not depend on what the discriminator is yet to learn; the third's does.
+    let (with, without) = (run(&mut with, 3), run(&mut without, 3));
+    assert!(
+        (with[0] - without[0]).abs() < 1e-6 && with[2] != without[2],
+        "{with:?} {without:?}"
+    );
+}
+
+#[test]
+fn a_plain_vae_learns_with_its_only_encoder() {
+    let mut model = model_config();
+    (model.vae.skip_layers, model.vae.residual_output) = (0, false);
+    let setup = Setup {
+        device: Device::Cpu,
+        ..Setup::default()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let mut trainer = Trainer::new(train_config("evae", 40), model, sources(), setup).unwrap();
+    let losses = run(&mut trainer, 40);
+    assert!(mean(&losses[30..]) < mean(&losses[..10]), "{losses:?}");
+    trainer.save_model(dir.path()).unwrap();
+    assert!(!dir.path().join("latent_encoder.safetensors").exists());
+}
+
+#[test]
+fn bf16_arithmetic_keeps_master_weights_in_float32() {
+    let run_in = |precision| {
+        let setup = Setup {
+            device: Device::Cpu,
+            precision,
+            ..Setup::default()
+        };
+        let mut trainer = Trainer::new(train_config("base", 30), model_config(), sources(), setup).unwrap();
+        (run(&mut trainer, 30), trainer.averaged_tensors().unwrap())
+    };
+    let ((exact, _), (rounded, tensors)) = (run_in(Precision::Fp32), run_in(Precision::Bf16));
+    assert!(tensors.values().all(|t| t.kind() == tch::Kind::Float));
+    let (exact, rounded) = (mean(&exact[20..]), mean(&rounded[20..]));
+    assert!((exact - rounded).abs() < 0.05 * exact, "{exact} {rounded}");
+}
+
+#[test]
+fn ten_steps_without_finite_losses_end_the_run() {
+    let mut config = train_config("base", 100);
+    config.learning_rate = 1e30;
+    config.warmup_iterations = 0;
+    let mut trainer = start(config, None).unwrap();
+    let mut skipped = 0;
+    let mut after = |_: &Trainer, progress: &osdd::train::Progress| {
+        skipped += u32::from(progress.skipped);
+        Ok(Verdict::Continue)
+    };
+    let error = trainer.run(1, &mut after).unwrap_err().to_string();
+    assert!(error.contains("10 steps in a row"), "{error}");
+    assert_eq!(skipped, 9, "the tenth ends the run");
+}
+
+#[test]
+fn one_lora_in_sequence_goes_on_from_the_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = start(train_config("adapter_s", 30), Some(random_weights())).unwrap();
+    let trained = run(&mut first, 30);
+    let dir = first.save_model(dir.path()).unwrap();
+    let mut config = train_config("adapter_r", 1);
+    config.mix.seed = 77;
+    let first_loss = |config: &TrainConfig| {
+        let init = Some(Weights::from_dir(&dir).unwrap());
+        run(&mut start(config.clone(), init).unwrap(), 1)[0]
+    };
+    let fresh = first_loss(&config);
+    config.start = AdapterStart::LoraS;
+    let continued = first_loss(&config);
+    assert!(continued < fresh, "{continued} against {fresh}, {trained:?}");
+    config.start = AdapterStart::LoraR;
+    let init = Some(Weights::from_dir(&dir).unwrap());
+    let error = start(config, init).err().unwrap().to_string();
+    assert!(error.contains("lora_r"), "{error}");
+}
+
+#[test]
 fn a_checkpoint_of_another_run_is_refused_and_says_why() {
     let dir = tempfile::tempdir().unwrap();
     let checkpoint = dir.path().join("checkpoint.safetensors");
-    let trainer = Trainer::new(train_config("base", 8), model_config(), None, sources()).unwrap();
-    trainer.save_checkpoint(&checkpoint).unwrap();
+    start(train_config("base", 8), None)
+        .unwrap()
+        .save_checkpoint(&checkpoint)
+        .unwrap();
     let mut config = train_config("base", 8);
     config.learning_rate *= 2.0;
-    let mut other = Trainer::new(config, model_config(), None, sources()).unwrap();
+    let mut other = start(config, None).unwrap();
     let error = other.resume(&checkpoint).unwrap_err().to_string();
     assert!(
         error.contains("learning_rate") && !error.contains("optimizer"),
@@ -111,14 +328,13 @@ fn a_checkpoint_of_another_run_is_refused_and_says_why() {
 #[test]
 fn base_and_both_adapters_learn_and_make_a_model_that_loads() {
     let dir = tempfile::tempdir().unwrap();
-    let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
     let mut init = None;
     for stage in ["base", "adapter_r", "adapter_s"] {
-        let mut trainer = Trainer::new(train_config(stage, 60), model_config(), init, sources()).unwrap();
+        let mut trainer = start(train_config(stage, 60), init).unwrap();
         let losses = run(&mut trainer, 60);
         assert!(mean(&losses[50..]) < mean(&losses[..10]), "{stage}: {losses:?}");
-        trainer.save_model(dir.path()).unwrap();
-        init = Some(Weights::from_dir(dir.path()).unwrap());
+        let model = trainer.save_model(dir.path()).unwrap();
+        init = Some(Weights::from_dir(&model).unwrap());
     }
     let weights = init.unwrap();
     for adapter in [weights.lora_r.unwrap(), weights.lora_s.unwrap()] {
@@ -131,8 +347,6 @@ fn base_and_both_adapters_learn_and_make_a_model_that_loads() {
 
 #[test]
 fn an_adapter_needs_weights_to_start_from() {
-    let error = Trainer::new(train_config("adapter_r", 8), model_config(), None, sources())
-        .err()
-        .unwrap();
+    let error = start(train_config("adapter_r", 8), None).err().unwrap();
     assert!(error.to_string().contains("weights to start from"), "{error}");
 }

@@ -1,9 +1,6 @@
 //! An engine's settings, checked once.
 
-use std::fmt;
-use std::str::FromStr;
-
-use super::Device;
+use crate::device::{Device, Precision};
 use crate::{Error, Result};
 
 /// Settings of an engine.
@@ -94,48 +91,6 @@ impl EngineConfig {
     }
 }
 
-/// Arithmetic of the model.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Precision {
-    /// bf16 on CUDA, fp32 on the CPU.
-    #[default]
-    Auto,
-    Fp32,
-    Bf16,
-    Fp16,
-}
-
-impl Precision {
-    const NAMES: [(&'static str, Precision); 4] = [
-        ("auto", Precision::Auto),
-        ("fp32", Precision::Fp32),
-        ("bf16", Precision::Bf16),
-        ("fp16", Precision::Fp16),
-    ];
-}
-
-impl FromStr for Precision {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let found = Self::NAMES.iter().find(|(name, _)| *name == text);
-        found
-            .map(|(_, precision)| *precision)
-            .ok_or_else(|| Error::OutOfRange {
-                name: "precision",
-                value: text.into(),
-                range: "auto, fp32, bf16 or fp16".into(),
-            })
-    }
-}
-
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let found = Self::NAMES.iter().find(|(_, precision)| precision == self);
-        f.write_str(found.map_or("auto", |(name, _)| name))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,14 +108,5 @@ mod tests {
         assert!(bad(|c| c.depth = 0).contains("1 to 16"));
         assert!(bad(|c| c.gamma = f64::NAN).contains("0 to 1"));
         assert!(bad(|c| c.strength = 1.5).contains("0 to 1"));
-    }
-
-    #[test]
-    fn precision_reads_what_it_writes() {
-        for (name, precision) in Precision::NAMES {
-            assert_eq!(name.parse::<Precision>().unwrap(), precision);
-            assert_eq!(precision.to_string(), name);
-        }
-        assert!("int8".parse::<Precision>().is_err());
     }
 }

@@ -20,7 +20,6 @@
 )]
 
 mod config;
-mod device;
 mod flight;
 mod pixels;
 mod restore;
@@ -32,12 +31,11 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-pub use config::{EngineConfig, Precision};
-pub use device::Device;
-pub(crate) use device::resolve as resolve_device;
+pub use config::EngineConfig;
 use flight::{Flight, Reply};
 use worker::{Job, Shared};
 
+pub use crate::device::{Device, Precision};
 use crate::frame::Frame;
 use crate::{Error, Result};
 

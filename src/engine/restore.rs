@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
-use super::device::{resolve, resolve_precision};
 use super::pixels::{from_tensor, to_tensor};
 use super::tiled::TiledPass;
 use super::{EngineConfig, EngineInfo, StageTimes};
 use crate::Result;
+use crate::device;
 use crate::frame::Frame;
 use crate::model::OsddModel;
 use crate::nn::Params;
@@ -32,8 +32,8 @@ impl Restorer {
     /// # Errors
     /// A device that is not there, a model that is missing or broken, too little memory.
     pub fn new(config: &EngineConfig) -> Result<Self> {
-        let (device, torch_device) = resolve(config.device)?;
-        let (precision, kind) = resolve_precision(config.precision, device);
+        let (device, torch_device) = device::resolve(config.device)?;
+        let (precision, kind) = config.precision.resolve(device);
         let shared = shared_model(&config.model, torch_device, kind)?;
         let weights = shared.merged(config.gamma)?;
         let model = OsddModel::new(&Params::new(weights.tensors()), shared.config())?;

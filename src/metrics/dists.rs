@@ -8,7 +8,7 @@ use super::backbone::{Backbone, Features, Pooling};
 use super::file::MetricFile;
 use super::pixels::{self, IMAGENET_MEAN, IMAGENET_STD};
 use crate::Result;
-use crate::engine::{Device, resolve_device};
+use crate::device::{self, Device};
 use crate::frame::Frame;
 use crate::nn::{Init, Params};
 
@@ -32,7 +32,7 @@ impl Dists {
     /// A file that cannot be read or is not a DISTS file, and each way in which its tensors do not fit: missing,
     /// unexpected, of another shape or dtype, not finite. A device that is not there.
     pub fn open(path: &Path, device: Device) -> Result<Self> {
-        Self::open_on(path, resolve_device(device)?.1)
+        Self::open_on(path, device::resolve(device)?.1)
     }
 
     /// As [`Dists::open`], on a device of libtorch's.

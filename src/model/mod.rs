@@ -4,6 +4,7 @@
 //! changes the model too.
 
 mod decoder;
+mod discriminator;
 mod encoder;
 mod evae;
 mod scheduler;
@@ -14,7 +15,8 @@ use std::fmt::Arguments;
 
 use tch::Tensor;
 
-pub use evae::Evae;
+pub use discriminator::LatentDiscriminator;
+pub use evae::{Evae, LatentEncoder};
 pub use scheduler::{OneStep, alphas_cumprod};
 pub use unet::UNet2DConditionModel;
 
@@ -24,6 +26,14 @@ use crate::nn::{Init, Params, Shapes, channels_last};
 
 /// Sees intermediate results, each under the name that its module has in diffusers.
 pub type Observer<'a> = &'a mut dyn FnMut(Arguments, &Tensor);
+
+/// What the model makes of a blurry image.
+pub struct Restored {
+    /// x̂_h, `[B, 3, H, W]` in [-1, 1], not clamped.
+    pub image: Tensor,
+    /// ẑ_h, `[B, c, H/f, W/f]`.
+    pub latents: Tensor,
+}
 
 /// eVAE, UNet and learned prompt, joined by one step of diffusion.
 pub struct OsddModel {
@@ -59,14 +69,34 @@ impl OsddModel {
     ///
     /// H and W must be multiples of [`ModelConfig::size_multiple`].
     pub fn forward(&self, x_l: &Tensor) -> Tensor {
+        self.restore(x_l).image
+    }
+
+    /// As [`OsddModel::forward`], with the restored latents.
+    pub fn restore(&self, x_l: &Tensor) -> Restored {
         let x_l = channels_last(x_l);
         let encoded = self.vae.encode(&x_l);
         let noise = self
             .unet
             .forward(&encoded.latents, self.timestep as f64, &self.prompt);
         let z_h = self.step.denoise(&encoded.latents, &noise);
-        let x_h = self.vae.decode(&z_h, &encoded.skips);
+        Restored {
+            image: self.decode(&z_h, &encoded.skips, &x_l),
+            latents: z_h,
+        }
+    }
+
+    /// Latents and skips to the image; `x_l` is the image that the skips come from.
+    fn decode(&self, latents: &Tensor, skips: &[Tensor], x_l: &Tensor) -> Tensor {
+        let x_h = self.vae.decode(latents, skips);
         if self.residual_output { x_h + x_l } else { x_h }
+    }
+
+    /// The eVAE alone, as stage 1 trains it: skips from the blurry image `x_l`, `latents` of the sharp one.
+    pub fn reconstruct(&self, x_l: &Tensor, latents: &Tensor) -> Tensor {
+        let x_l = channels_last(x_l);
+        let skips = self.vae.encode(&x_l).skips;
+        self.decode(latents, &skips, &x_l)
     }
 }
 

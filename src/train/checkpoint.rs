@@ -24,8 +24,16 @@ pub(super) struct State {
     pub model: ModelConfig,
 }
 
-/// Tensors in groups (`parameter`, `ema`, `optimizer`), each by name.
-pub(super) type Groups = HashMap<&'static str, TensorMap>;
+/// Tensors in groups (`parameter`, `ema`, `optimizer`, and those of a discriminator), each by name.
+pub(super) type Groups = HashMap<String, TensorMap>;
+
+/// The tensors of one group; none where it is not there.
+pub(super) fn group(groups: &Groups, name: &str) -> TensorMap {
+    let tensors = groups.get(name).into_iter().flatten();
+    tensors
+        .map(|(name, t)| (name.clone(), t.shallow_clone()))
+        .collect()
+}
 
 const STATE_KEY: &str = "osdd_training_state";
 
@@ -59,19 +67,17 @@ pub(super) fn load(path: &Path) -> Result<(State, Groups)> {
     let json = json.ok_or_else(|| broken("it is not a training checkpoint".into()))?;
     let state = serde_json::from_str(json).map_err(|e| broken(e.to_string()))?;
     let parsed = SafeTensors::deserialize(&bytes).map_err(|e| broken(e.to_string()))?;
-    let mut groups = Groups::from([
-        ("parameter", TensorMap::new()),
-        ("ema", TensorMap::new()),
-        ("optimizer", TensorMap::new()),
-    ]);
+    let mut groups = Groups::new();
     for (name, view) in parsed.iter() {
         let shape: Vec<i64> = view.shape().iter().map(|&n| n as i64).collect();
         let tensor = Tensor::f_from_data_size(view.data(), &shape, Kind::Float)?;
-        let (group, name) = name.split_once('/').unwrap_or(("", name));
-        let map = groups
-            .get_mut(group)
-            .ok_or_else(|| broken(format!("unknown group '{group}'")))?;
-        map.insert(name.to_owned(), tensor);
+        let (group, name) = name
+            .split_once('/')
+            .ok_or_else(|| broken(format!("tensor '{name}' is in no group")))?;
+        groups
+            .entry(group.to_owned())
+            .or_default()
+            .insert(name.to_owned(), tensor);
     }
     Ok((state, groups))
 }

@@ -19,29 +19,78 @@ pub struct TrainConfig {
     /// Run one after the other; the learning rate follows one schedule over all of them.
     pub phases: Vec<PhaseConfig>,
     pub optimizer: OptimizerKind,
-    /// At the end of the warm-up; it falls to a hundredth of this along a cosine.
+    /// At the end of the warm-up.
     pub learning_rate: f64,
+    #[serde(default)]
+    pub schedule: Schedule,
     pub warmup_iterations: u64,
     pub weight_decay: f64,
     /// Gradients are scaled down to this norm where they exceed it.
     pub max_grad_norm: f64,
+    /// Batches whose gradients are averaged for one update.
+    #[serde(default = "one")]
+    pub accumulation: u64,
     /// Decay of the moving average of the weights, which is what is saved and validated.
     pub ema_decay: f64,
+    /// Adapter stages: what the adapter starts from.
+    #[serde(default)]
+    pub start: AdapterStart,
+    /// Adapter stages: the prompt is trained too.
+    #[serde(default)]
+    pub learn_prompt: bool,
     pub loss: LossConfig,
     #[serde(default)]
     pub validation: Vec<ValidationConfig>,
+}
+
+fn one() -> u64 {
+    1
 }
 
 /// What is trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
+    /// The paper's stage 1: decoder, skips and two encoders, one for the skips (it sees the blurry image) and one for the
+    /// latents (it sees the sharp image).
+    Evae,
     /// All weights, eVAE and UNet together, without adapters.
     Base,
     /// LoRA_r on frozen weights.
     AdapterR,
     /// LoRA_s on frozen weights.
     AdapterS,
+}
+
+impl Stage {
+    /// Whether a LoRA set is trained, on weights that stay as they are.
+    pub fn is_adapter(self) -> bool {
+        matches!(self, Stage::AdapterR | Stage::AdapterS)
+    }
+}
+
+/// What becomes of the learning rate after the warm-up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Schedule {
+    /// It falls to a hundredth along half a cosine over all iterations.
+    #[default]
+    Cosine,
+    /// It stays.
+    Constant,
+}
+
+/// What an adapter starts from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AdapterStart {
+    /// Random A and zero B: it changes nothing yet.
+    #[default]
+    Fresh,
+    /// The LoRA_r of the initial weights.
+    LoraR,
+    /// The LoRA_s of the initial weights: one LoRA for both kinds of data, in sequence (the paper's table 6).
+    LoraS,
 }
 
 /// Where samples come from.
@@ -52,7 +101,7 @@ pub struct DataConfig {
     pub photos: Vec<PathBuf>,
     /// Folders with `blurry/` and `sharp/` of equal names.
     pub pairs: Vec<PathBuf>,
-    /// High-frame-rate videos of sharp frames.
+    /// High-frame-rate videos of sharp frames, as files or as folders of images.
     pub clips: Vec<PathBuf>,
 }
 
@@ -90,6 +139,55 @@ pub struct LossConfig {
     /// Mean absolute difference of the Fourier amplitudes of blocks of 32x32 pixels: asks for as much detail of every
     /// scale and direction as the truth has nearby, wherever exactly it lies.
     pub amplitude: f64,
+    /// A distance between the features of a network.
+    pub perceptual: Option<PerceptualConfig>,
+    /// A discriminator of latents (the paper's stage 2); for stages with a noise predictor.
+    pub adversarial: Option<AdversarialConfig>,
+}
+
+/// A perceptual term.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PerceptualConfig {
+    pub network: PerceptualNetwork,
+    pub weight: f64,
+    /// Adds the distance of the Sobel magnitudes: EA-DISTS, when the network is DISTS.
+    #[serde(default)]
+    pub edge_aware: bool,
+    /// Multiplies the weight by the ratio of the L1 term to this one, so that both weigh the same (paper, eq. 1).
+    #[serde(default)]
+    pub balanced: bool,
+}
+
+/// The networks, each from a file of its name in the folder of metrics' weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PerceptualNetwork {
+    Dists,
+    LpipsAlex,
+    LpipsVgg,
+    LpipsSqueeze,
+}
+
+impl PerceptualNetwork {
+    /// Name of its file.
+    pub fn file_name(self) -> &'static str {
+        match self {
+            PerceptualNetwork::Dists => "dists.safetensors",
+            PerceptualNetwork::LpipsAlex => "lpips_alex.safetensors",
+            PerceptualNetwork::LpipsVgg => "lpips_vgg.safetensors",
+            PerceptualNetwork::LpipsSqueeze => "lpips_squeeze.safetensors",
+        }
+    }
+}
+
+/// The adversarial term and how its discriminator learns.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdversarialConfig {
+    pub weight: f64,
+    /// Of the discriminator, for AdamW.
+    pub learning_rate: f64,
 }
 
 /// Pairs that are measured during training.
@@ -132,6 +230,23 @@ impl TrainConfig {
         if !finite_positive(config.learning_rate) || !finite_positive(config.max_grad_norm) {
             return Err(fail("learning_rate and max_grad_norm must be above 0".into()));
         }
+        if config.accumulation == 0 {
+            return Err(fail("accumulation must be at least 1".into()));
+        }
+        if config.stage == Stage::Evae && config.loss.adversarial.is_some() {
+            return Err(fail(
+                "the adversarial term needs a noise predictor, which stage evae has not".into(),
+            ));
+        }
+        if !config.stage.is_adapter() && (config.learn_prompt || config.start != AdapterStart::Fresh) {
+            return Err(fail("learn_prompt and start are for the adapter stages".into()));
+        }
+        let perceptual = config.loss.perceptual;
+        if perceptual.is_some_and(|p| p.balanced) && config.loss.l1 <= 0.0 {
+            return Err(fail(
+                "a balanced perceptual term needs the l1 term it is balanced with".into(),
+            ));
+        }
         if !(0.0..1.0).contains(&config.ema_decay) {
             return Err(fail(format!(
                 "ema_decay = {}, must be in [0, 1)",
@@ -149,8 +264,13 @@ impl TrainConfig {
     /// Learning rate of an iteration, counted from 0.
     pub fn learning_rate_at(&self, iteration: u64) -> f64 {
         let warmup = ((iteration + 1) as f64 / (self.warmup_iterations + 1) as f64).min(1.0);
-        let done = iteration as f64 / self.iterations() as f64;
-        let cosine = 0.5 * (1.0 + (std::f64::consts::PI * done).cos());
-        self.learning_rate * warmup * (0.01 + 0.99 * cosine)
+        let decay = match self.schedule {
+            Schedule::Constant => 1.0,
+            Schedule::Cosine => {
+                let done = iteration as f64 / self.iterations() as f64;
+                0.01 + 0.99 * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())
+            }
+        };
+        self.learning_rate * warmup * decay
     }
 }

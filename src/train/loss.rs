@@ -1,45 +1,89 @@
-//! Losses that need no network of their own.
+//! The losses of training: terms on pixels, on spectra, on edges, and on a network's features.
 
-use tch::{Kind, Reduction, Tensor};
+use std::path::Path;
+
+use tch::{Device, Kind, Reduction, Tensor};
 
 use super::LossConfig;
+use super::perceptual::Perceptual;
+use crate::Result;
 
 /// The weighted sum of the terms that a configuration asks for.
 pub struct Losses {
     config: LossConfig,
     /// Sobel filters for the horizontal and the vertical gradient, `[2, 1, 3, 3]`.
     sobel: Tensor,
+    perceptual: Option<Perceptual>,
 }
 
-/// The total, to be differentiated, and its terms by name, for the log.
+/// The total, to be differentiated, and its terms by name, for the log; all on the device.
 pub struct LossTerms {
     pub total: Tensor,
-    pub terms: Vec<(&'static str, f64)>,
+    terms: Vec<(&'static str, Tensor)>,
+}
+
+impl LossTerms {
+    /// Adds `term` times `weight` to the total.
+    pub fn add(&mut self, name: &'static str, weight: f64, term: &Tensor) {
+        self.total = &self.total + term * weight;
+        self.note(name, term);
+    }
+
+    /// A figure for the log that is no term of the total.
+    pub fn note(&mut self, name: &'static str, value: &Tensor) {
+        self.terms.push((name, value.detach().to_kind(Kind::Float)));
+    }
+
+    /// Term by term, the sum with another batch's.
+    pub fn plus(&self, other: &LossTerms) -> LossTerms {
+        let pairs = self.terms.iter().zip(&other.terms);
+        LossTerms {
+            total: self.total.detach() + other.total.detach(),
+            terms: pairs.map(|((name, a), (_, b))| (*name, a + b)).collect(),
+        }
+    }
+
+    /// The values of all terms, then of the total, divided by `count`, in one transfer.
+    pub fn values(&self, count: f64) -> (Vec<(&'static str, f64)>, f64) {
+        let mut all: Vec<Tensor> = self.terms.iter().map(|(_, term)| term.view([-1])).collect();
+        all.push(self.total.detach().view([-1]));
+        let all = Tensor::cat(&all, 0).to_kind(Kind::Double) / count;
+        let values: Vec<f64> = Vec::try_from(all).expect("a vector of doubles");
+        let (total, terms) = values.split_last().expect("there is the total");
+        let names = self.terms.iter().map(|(name, _)| *name);
+        (names.zip(terms.iter().copied()).collect(), *total)
+    }
 }
 
 impl Losses {
-    pub fn new(config: LossConfig) -> Self {
+    /// `metrics` is the folder with the weights of the perceptual networks.
+    ///
+    /// # Errors
+    /// A perceptual network whose weights are missing or broken.
+    pub fn new(config: LossConfig, metrics: &Path, device: Device) -> Result<Self> {
         #[rustfmt::skip]
         let filters = [
             -1.0f32, 0.0, 1.0, -2.0, 0.0, 2.0, -1.0, 0.0, 1.0,
             -1.0, -2.0, -1.0, 0.0, 0.0, 0.0, 1.0, 2.0, 1.0,
         ];
-        Losses {
+        let perceptual = config.perceptual.map(|p| Perceptual::open(p, metrics, device));
+        Ok(Losses {
             config,
-            sobel: Tensor::from_slice(&filters).view([2, 1, 3, 3]) / 8.0,
-        }
+            sobel: (Tensor::from_slice(&filters).view([2, 1, 3, 3]) / 8.0).to_device(device),
+            perceptual: perceptual.transpose()?,
+        })
     }
 
     /// `output` and `truth` `[B, 3, H, W]` in [0, 1].
     pub fn compute(&self, output: &Tensor, truth: &Tensor) -> LossTerms {
         let c = &self.config;
-        let mut total = Tensor::zeros([], (Kind::Float, output.device()));
-        let mut terms = Vec::new();
+        let mut loss = LossTerms {
+            total: Tensor::zeros([], (Kind::Float, output.device())),
+            terms: Vec::new(),
+        };
         let mut add = |name, weight: f64, term: &dyn Fn() -> Tensor| {
             if weight > 0.0 {
-                let term = term();
-                terms.push((name, term.detach().double_value(&[])));
-                total += term * weight;
+                loss.add(name, weight, &term());
             }
         };
         add("l1", c.l1, &|| output.l1_loss(truth, Reduction::Mean));
@@ -55,15 +99,25 @@ impl Losses {
         add("amplitude", c.amplitude, &|| {
             amplitudes(output).l1_loss(&amplitudes(truth), Reduction::Mean)
         });
-        LossTerms { total, terms }
+        if let Some(perceptual) = &self.perceptual {
+            let distance = perceptual.distance(output, truth);
+            let ratio = if perceptual.config().balanced {
+                // Without a gradient: it sets the balance, it is not to be learned from.
+                output.l1_loss(truth, Reduction::Mean).detach() / (distance.detach() + 1e-8)
+            } else {
+                distance.ones_like()
+            };
+            loss.total = &loss.total + &distance * ratio.detach() * perceptual.config().weight;
+            loss.note("perceptual", &distance);
+        }
+        loss
     }
 
     /// Gradient of the grey image (BT.601 weights), `[B, 2, H-2, W-2]`, per pixel.
     fn gradient(&self, x: &Tensor) -> Tensor {
         let weights = Tensor::from_slice(&[0.299f32, 0.587, 0.114]).view([1, 3, 1, 1]);
         let grey = (x * weights.to_device(x.device())).sum_dim_intlist([1i64].as_slice(), true, Kind::Float);
-        let sobel = self.sobel.to_device(x.device());
-        grey.conv2d(&sobel, None::<&Tensor>, [1, 1], [0, 0], [1, 1], 1)
+        grey.conv2d(&self.sobel, None::<&Tensor>, [1, 1], [0, 0], [1, 1], 1)
     }
 }
 
@@ -85,10 +139,10 @@ fn amplitudes(x: &Tensor) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::Device;
 
     fn loss(config: LossConfig, a: &Tensor, b: &Tensor) -> f64 {
-        Losses::new(config).compute(a, b).total.double_value(&[])
+        let losses = Losses::new(config, Path::new(""), Device::Cpu).unwrap();
+        losses.compute(a, b).total.double_value(&[])
     }
 
     #[test]

@@ -1,16 +1,25 @@
-//! Training: the base model end to end, then one adapter at a time.
+//! Training, stage by stage, as the paper has it: an eVAE, then two adapters on a frozen Stable Diffusion with an
+//! edge-aware perceptual and an adversarial loss.
 //!
-//! The paper trains an eVAE first and adapters on a frozen Stable Diffusion. Presets that start from nothing train
-//! everything together instead (stage `base`, a named departure), then the adapters as the paper does.
+//! Presets that start from nothing train everything together instead (stage `base`, a named departure), then the
+//! adapters as the paper does.
 
+mod adversary;
 mod checkpoint;
 mod config;
+mod flat;
 mod loss;
 mod optimizer;
+mod perceptual;
+mod samples;
+mod subject;
 mod trainer;
 mod validate;
 
-pub use config::{DataConfig, LossConfig, OptimizerKind, PhaseConfig, Stage, TrainConfig, ValidationConfig};
+pub use config::{
+    AdapterStart, AdversarialConfig, DataConfig, LossConfig, OptimizerKind, PerceptualConfig,
+    PerceptualNetwork, PhaseConfig, Schedule, Stage, TrainConfig, ValidationConfig,
+};
 pub use loss::{LossTerms, Losses};
-pub use trainer::{Progress, Trainer, Verdict};
+pub use trainer::{Progress, Setup, Trainer, Verdict};
 pub use validate::{Score, ValidationSet};

@@ -2,36 +2,52 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
+use super::adversary::Adversary;
 use super::checkpoint::{self, Groups, State};
-use super::optimizer::{Optimizer, clip_gradients};
-use super::{Losses, PhaseConfig, Score, Stage, TrainConfig, ValidationSet};
+use super::flat::Flat;
+use super::optimizer::{Optimizer, clip};
+use super::subject::Subject;
+use super::{LossTerms, Losses, PhaseConfig, Score, TrainConfig, ValidationSet};
 use crate::config::ModelConfig;
-use crate::data::{Batch, Loader, Sources};
-use crate::model::OsddModel;
-use crate::nn::{Initializer, Params, TensorMap, channels_last};
-use crate::weights::{Weights, lora_shapes, merge_functional};
+use crate::data::{Batch, Image8, Loader, MixConfig, Sources};
+use crate::device::{self, Device, Precision};
+use crate::nn::TensorMap;
+use crate::weights::Weights;
 use crate::{Error, Result};
 
 /// Consecutive iterations without finite gradients after which a run stops.
 const MAX_BAD_STEPS: u32 = 10;
 
+/// Where a run computes and what it starts from, beside its configurations.
+#[derive(Default)]
+pub struct Setup {
+    pub device: Device,
+    /// Arithmetic of the forward pass; master weights, losses and optimizer are always float32.
+    pub precision: Precision,
+    /// Weights to start from; an adapter stage needs them.
+    pub init: Option<Weights>,
+    /// The encoder of sharp images that stage `evae` wrote, for the adversarial term; without it the model's own serves.
+    pub latent_encoder: Option<PathBuf>,
+    /// Folder with the weights of the perceptual networks.
+    pub metrics: PathBuf,
+}
+
 /// One training run.
 pub struct Trainer {
     config: TrainConfig,
-    model_config: ModelConfig,
-    /// Weights that stay as they are: all of them in an adapter stage, none in the base stage.
-    frozen: TensorMap,
-    /// Adapters that this run does not train, carried through to the saved model.
-    other: Option<Weights>,
-    /// What is trained, by name.
-    parameters: TensorMap,
-    ema: TensorMap,
+    subject: Subject,
+    /// Moving average of the parameters.
+    ema: Flat,
     optimizer: Optimizer,
     losses: Losses,
+    adversary: Option<Adversary>,
     sources: Arc<Sources>,
+    device: tch::Device,
+    kind: Kind,
     iteration: u64,
     next_sample: u64,
     bad_steps: u32,
@@ -45,6 +61,10 @@ pub struct Progress {
     pub grad_norm: f64,
     pub total: f64,
     pub terms: Vec<(&'static str, f64)>,
+    /// Crops it saw.
+    pub images: u64,
+    /// Time it waited for them.
+    pub waited: Duration,
     /// The step was left out because loss or gradients were not finite.
     pub skipped: bool,
 }
@@ -57,58 +77,47 @@ pub enum Verdict {
 }
 
 impl Trainer {
-    /// A new run. The base stage starts from `init`, or from random weights; an adapter stage needs `init`.
+    /// A new run. It starts from the setup's weights, or from random ones.
     ///
     /// # Errors
-    /// An adapter stage without weights, or weights of another configuration.
-    pub fn new(
-        config: TrainConfig,
-        model_config: ModelConfig,
-        init: Option<Weights>,
-        sources: Arc<Sources>,
-    ) -> Result<Self> {
+    /// An adapter stage without weights, weights of another configuration, a device or a network that is not there.
+    pub fn new(config: TrainConfig, model: ModelConfig, sources: Arc<Sources>, setup: Setup) -> Result<Self> {
         tch::manual_seed(config.seed);
-        if let Some(weights) = &init {
-            let fields = checkpoint::differing_fields(&weights.config, &model_config);
-            if fields
-                .iter()
-                .any(|field| field != "lora" && field != "weights_dtype")
-            {
-                return Err(Error::Train(format!(
-                    "the initial weights are of another model: {} differ",
-                    fields.join(", ")
-                )));
-            }
+        let (named, device) = device::resolve(setup.device)?;
+        let (_, kind) = setup.precision.resolve(named);
+        if kind == Kind::Half {
+            return Err(Error::Train(
+                "fp16 overflows in training; use bf16 or fp32".into(),
+            ));
         }
-        let (parameters, frozen) = match config.stage {
-            Stage::Base => {
-                let start = match &init {
-                    Some(weights) => copies(&weights.base),
-                    None => initial_weights(&model_config)?,
-                };
-                (start, TensorMap::new())
-            }
-            Stage::AdapterR | Stage::AdapterS => {
-                let weights = init
-                    .as_ref()
-                    .ok_or_else(|| Error::Train("an adapter stage needs weights to start from".into()))?;
-                (initial_adapter(&model_config)?, copies(&weights.base))
-            }
-        };
-        let parameters: TensorMap = parameters
-            .into_iter()
-            .map(|(name, t)| (name, channels_last_weight(&t).set_requires_grad(true)))
-            .collect();
+        let (mut subject, initial) = Subject::new(
+            &config,
+            model,
+            setup.init,
+            setup.latent_encoder.as_deref(),
+            device,
+        )?;
+        let optimizer = Optimizer::new(config.optimizer, config.weight_decay, &initial)?;
+        subject.train(optimizer.parameters().views());
+        let adversary = config.loss.adversarial.map(|adversarial| {
+            Adversary::new(
+                adversarial,
+                subject.config(),
+                &subject.base(),
+                config.max_grad_norm,
+                device,
+            )
+        });
         Ok(Trainer {
-            optimizer: Optimizer::new(config.optimizer, config.weight_decay, &parameters),
-            ema: copies(&parameters),
-            losses: Losses::new(config.loss),
-            parameters,
-            frozen,
-            other: init,
+            ema: optimizer.parameters().copy(),
+            optimizer,
+            losses: Losses::new(config.loss, &setup.metrics, device)?,
+            adversary: adversary.transpose()?,
+            subject,
             config,
-            model_config,
             sources,
+            device,
+            kind,
             iteration: 0,
             next_sample: 0,
             bad_steps: 0,
@@ -123,7 +132,7 @@ impl Trainer {
         let (state, groups) = checkpoint::load(path)?;
         let mut fields = checkpoint::differing_fields(&state.train, &self.config);
         fields.retain(|field| field != "validation");
-        fields.extend(checkpoint::differing_fields(&state.model, &self.model_config));
+        fields.extend(checkpoint::differing_fields(&state.model, self.subject.config()));
         if !fields.is_empty() {
             return Err(Error::Train(format!(
                 "{} is from another configuration: {} differ",
@@ -131,16 +140,15 @@ impl Trainer {
                 fields.join(", ")
             )));
         }
-        let _no_grad = tch::no_grad_guard();
-        for (group, own) in [("parameter", &self.parameters), ("ema", &self.ema)] {
-            let stored = &groups[group];
-            for (name, tensor) in own {
-                let source = Params::new(stored);
-                let value = source.get(name, &tensor.size(), crate::nn::Init::Zeros)?;
-                tensor.shallow_clone().f_copy_(&value)?;
-            }
+        let group = |name| checkpoint::group(&groups, name);
+        self.optimizer.load_parameters(&group("parameter"))?;
+        self.optimizer.load_state(&group("optimizer"))?;
+        self.ema.load(&group("ema"))?;
+        if let Some(adversary) = &mut self.adversary {
+            let optimizer = adversary.optimizer_mut();
+            optimizer.load_parameters(&group("discriminator"))?;
+            optimizer.load_state(&group("discriminator_optimizer"))?;
         }
-        self.optimizer.load_state(&groups["optimizer"])?;
         self.iteration = state.iteration;
         self.next_sample = state.next_sample;
         Ok(())
@@ -155,55 +163,35 @@ impl Trainer {
             iteration: self.iteration,
             next_sample: self.next_sample,
             train: self.config.clone(),
-            model: self.model_config.clone(),
+            model: self.subject.config().clone(),
         };
-        let groups = Groups::from([
-            ("parameter", copies(&self.parameters)),
-            ("ema", copies(&self.ema)),
-            ("optimizer", self.optimizer.state()),
+        let mut groups = Groups::from([
+            ("parameter".into(), self.optimizer.parameters().views()),
+            ("ema".into(), self.ema.views()),
+            ("optimizer".into(), self.optimizer.state()),
         ]);
+        if let Some(adversary) = &self.adversary {
+            let optimizer = adversary.optimizer();
+            groups.insert("discriminator".into(), optimizer.parameters().views());
+            groups.insert("discriminator_optimizer".into(), optimizer.state());
+        }
         checkpoint::save(path, &state, &groups)
     }
 
-    /// Writes the averaged weights as a model folder.
+    /// Writes the averaged weights as a model folder `model` into `out`; gives its path.
     ///
     /// # Errors
     /// A file that cannot be written.
-    pub fn save_model(&self, dir: &Path) -> Result<PathBuf> {
-        let (mut lora_r, mut lora_s) = match &self.other {
-            Some(weights) => (
-                weights.lora_r.as_ref().map(copies),
-                weights.lora_s.as_ref().map(copies),
-            ),
-            None => (None, None),
-        };
-        let base = match self.config.stage {
-            Stage::Base => copies(&self.ema),
-            Stage::AdapterR => {
-                lora_r = Some(copies(&self.ema));
-                copies(&self.frozen)
-            }
-            Stage::AdapterS => {
-                lora_s = Some(copies(&self.ema));
-                copies(&self.frozen)
-            }
-        };
-        let weights = Weights {
-            config: self.model_config.clone(),
-            base,
-            lora_r,
-            lora_s,
-        };
-        weights.save(dir)?;
-        Ok(dir.join("model.safetensors"))
+    pub fn save_model(&self, out: &Path) -> Result<PathBuf> {
+        self.subject.save(&self.ema.views(), out)
     }
 
     /// The model's tensors with the averaged weights, for validation.
     ///
     /// # Errors
-    /// None in practice.
+    /// A failure of the device.
     pub fn averaged_tensors(&self) -> Result<TensorMap> {
-        self.effective(&self.ema)
+        self.subject.tensors(&self.ema.views(), Kind::Float)
     }
 
     /// Scores the averaged weights on every set.
@@ -212,9 +200,17 @@ impl Trainer {
     /// A failure of the device.
     pub fn validate(&self, sets: &[ValidationSet]) -> Result<Vec<Score>> {
         let tensors = self.averaged_tensors()?;
-        sets.iter()
-            .map(|set| set.score(&tensors, &self.model_config))
-            .collect()
+        let score = |set: &ValidationSet| set.score(&tensors, self.subject.config(), self.device);
+        sets.iter().map(score).collect()
+    }
+
+    /// The middles of the first image of every set: blurry, restored by the averaged weights, sharp; one row each.
+    ///
+    /// # Errors
+    /// A failure of the device.
+    pub fn samples(&self, sets: &[ValidationSet]) -> Result<Option<Image8>> {
+        let tensors = self.averaged_tensors()?;
+        super::samples::sheet(sets, &tensors, self.subject.config(), self.device)
     }
 
     pub fn iteration(&self) -> u64 {
@@ -238,9 +234,7 @@ impl Trainer {
             }
             let mut loader = self.loader(phase, threads)?;
             while self.iteration < end {
-                let batch = loader.next_batch()?;
-                let progress = self.step(&batch, phase)?;
-                self.next_sample = loader.next_index();
+                let progress = self.step(&mut loader, phase)?;
                 if after(self, &progress)? == Verdict::Stop {
                     return Ok(());
                 }
@@ -250,61 +244,45 @@ impl Trainer {
     }
 
     fn loader(&self, phase: PhaseConfig, threads: usize) -> Result<Loader> {
-        let mix = crate::data::MixConfig {
+        let mix = MixConfig {
             crop_size: phase.crop_size,
             ..self.config.mix.clone()
         };
-        let sources = self.sources.clone();
-        Ok(Loader::new(
-            sources,
-            mix,
-            phase.batch_size,
-            threads,
-            self.next_sample,
-        )?)
+        let (sources, batch) = (self.sources.clone(), phase.batch_size);
+        Ok(Loader::new(sources, mix, batch, threads, self.next_sample)?)
     }
 
-    /// The model's tensors for these values of what is trained.
-    fn effective(&self, trained: &TensorMap) -> Result<TensorMap> {
-        match self.config.stage {
-            Stage::Base => Ok(trained
-                .iter()
-                .map(|(k, v)| (k.clone(), v.shallow_clone()))
-                .collect()),
-            _ => merge_functional(&self.frozen, trained, &self.model_config),
-        }
-    }
-
-    /// One iteration: forward, loss, backward, update, average.
-    fn step(&mut self, batch: &Batch, phase: PhaseConfig) -> Result<Progress> {
+    /// One iteration: forward, loss and backward for every batch, then one update, then the average.
+    fn step(&mut self, loader: &mut Loader, phase: PhaseConfig) -> Result<Progress> {
         let learning_rate = self.config.learning_rate_at(self.iteration);
-        let (blurry, sharp) = (to_tensor(&batch.blurry, phase), to_tensor(&batch.sharp, phase));
-
-        let tensors = self.effective(&self.parameters)?;
-        let model = OsddModel::new(&Params::new(&tensors), &self.model_config)?;
-        let output = (model.forward(&(blurry * 2.0 - 1.0)) + 1.0) / 2.0;
-        let loss = self.losses.compute(&output, &sharp);
-
-        let inputs: Vec<&Tensor> = self.parameters.values().collect();
-        let mut gradients = Tensor::f_run_backward(&[&loss.total], &inputs, false, false)?;
-        let grad_norm = clip_gradients(&mut gradients, self.config.max_grad_norm);
-        let total = loss.total.double_value(&[]);
+        let mut waited = Duration::ZERO;
+        let mut sum: Option<(Tensor, LossTerms)> = None;
+        for _ in 0..self.config.accumulation {
+            let start = Instant::now();
+            let batch = loader.next_batch()?;
+            waited += start.elapsed();
+            let (gradient, loss) = self.differentiate(&batch, phase)?;
+            sum = Some(match sum {
+                None => (gradient, loss),
+                Some((before, losses)) => (before + gradient, losses.plus(&loss)),
+            });
+        }
+        let (mut gradient, loss) = sum.expect("there is at least one batch");
+        let batches = self.config.accumulation as f64;
+        if batches > 1.0 {
+            gradient /= batches;
+        }
+        let grad_norm = clip(&mut gradient, self.config.max_grad_norm);
+        let (terms, total) = loss.values(batches);
 
         self.iteration += 1;
+        self.next_sample = loader.next_index();
         let skipped = !grad_norm.is_finite() || !total.is_finite();
         if skipped {
-            self.bad_steps += 1;
-            if self.bad_steps >= MAX_BAD_STEPS {
-                return Err(Error::Train(format!(
-                    "{MAX_BAD_STEPS} steps in a row had no finite gradients (iteration {})",
-                    self.iteration
-                )));
-            }
+            self.count_bad_step()?;
         } else {
             self.bad_steps = 0;
-            let (parameters, iteration) = (&self.parameters, self.iteration);
-            self.optimizer
-                .step(parameters, &gradients, learning_rate, iteration)?;
+            self.optimizer.step(&gradient, learning_rate, self.iteration)?;
             self.average()?;
         }
         Ok(Progress {
@@ -312,61 +290,70 @@ impl Trainer {
             learning_rate,
             grad_norm,
             total,
-            terms: loss.terms,
+            terms,
+            images: phase.batch_size as u64 * self.config.accumulation,
+            waited,
             skipped,
         })
+    }
+
+    /// Flat gradient and losses of one batch; the discriminator learns from it too.
+    fn differentiate(&mut self, batch: &Batch, phase: PhaseConfig) -> Result<(Tensor, LossTerms)> {
+        let (blurry, sharp) = (
+            self.upload(&batch.blurry, phase),
+            self.upload(&batch.sharp, phase),
+        );
+        let passed = self.subject.forward(&blurry, &sharp, self.kind)?;
+        let mut loss = self.losses.compute(&passed.image, &sharp);
+        if let (Some(adversary), Some((latents, prompt))) = (&mut self.adversary, &passed.latents) {
+            loss.add(
+                "adversarial",
+                adversary.weight(),
+                &adversary.generator_loss(latents, prompt)?,
+            );
+        }
+        let slots = self.optimizer.parameters().slots().iter();
+        let inputs: Vec<&Tensor> = slots.map(|slot| &self.subject.parameters[&slot.name]).collect();
+        let gradients = Tensor::f_run_backward(&[&loss.total], &inputs, false, false)?;
+        let gradient = self.optimizer.parameters().gather(&gradients);
+        if let (Some(adversary), Some((latents, prompt))) = (&mut self.adversary, &passed.latents) {
+            let real = self.subject.sharp_latents(&sharp, self.kind)?;
+            let learned = adversary.learn(latents, &real, prompt, self.iteration + 1)?;
+            loss.note("discriminator", &learned);
+        }
+        Ok((gradient, loss))
+    }
+
+    fn count_bad_step(&mut self) -> Result<()> {
+        self.bad_steps += 1;
+        if self.bad_steps < MAX_BAD_STEPS {
+            return Ok(());
+        }
+        Err(Error::Train(format!(
+            "{MAX_BAD_STEPS} steps in a row had no finite gradients (iteration {})",
+            self.iteration
+        )))
     }
 
     /// Moves the average towards the parameters, faster at the start so that it forgets the first values.
     fn average(&mut self) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
-        let decay = self
-            .config
-            .ema_decay
-            .min((1.0 + self.iteration as f64) / (10.0 + self.iteration as f64));
-        for (name, average) in &mut self.ema {
-            let _ = average.f_lerp_(&self.parameters[name], 1.0 - decay)?;
-        }
+        let done = self.iteration as f64;
+        let decay = self.config.ema_decay.min((1.0 + done) / (10.0 + done));
+        let mut average = self.ema.buffer().shallow_clone();
+        let _ = average.f_lerp_(self.optimizer.parameters().buffer(), 1.0 - decay)?;
         Ok(())
     }
-}
 
-/// Random weights for every parameter of a model.
-fn initial_weights(config: &ModelConfig) -> Result<TensorMap> {
-    let init = Initializer::default();
-    OsddModel::new(&Params::new(&init), config)?;
-    Ok(init.into_tensors())
-}
-
-/// An adapter that changes nothing yet: random A, zero B.
-fn initial_adapter(config: &ModelConfig) -> Result<TensorMap> {
-    let options = (tch::Kind::Float, tch::Device::Cpu);
-    let mut tensors = TensorMap::new();
-    for (name, shape) in lora_shapes(config)? {
-        let tensor = if name.ends_with("lora_A.weight") {
-            let fan_in: i64 = shape[1..].iter().product();
-            let bound = 1.0 / (fan_in as f64).sqrt();
-            Tensor::f_empty(&shape, options)?.f_uniform_(-bound, bound)?
-        } else {
-            Tensor::f_zeros(&shape, options)?
-        };
-        tensors.insert(name, tensor);
+    /// A batch's values as `[B, 3, H, W]` on the device.
+    fn upload(&self, values: &[f32], phase: PhaseConfig) -> Tensor {
+        let (batch, size) = (phase.batch_size as i64, phase.crop_size as i64);
+        let host = Tensor::from_slice(values).view([batch, 3, size, size]);
+        match self.device {
+            tch::Device::Cpu => host,
+            device => host
+                .pin_memory(device)
+                .to_device_(device, Kind::Float, true, false),
+        }
     }
-    Ok(tensors)
-}
-
-fn copies(map: &TensorMap) -> TensorMap {
-    map.iter().map(|(k, v)| (k.clone(), v.detach().copy())).collect()
-}
-
-fn channels_last_weight(weight: &Tensor) -> Tensor {
-    match weight.dim() {
-        4 => channels_last(weight),
-        _ => weight.shallow_clone(),
-    }
-}
-
-fn to_tensor(values: &[f32], phase: PhaseConfig) -> Tensor {
-    let (batch, size) = (phase.batch_size as i64, phase.crop_size as i64);
-    Tensor::from_slice(values).view([batch, 3, size, size])
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::ValidationConfig;
 use crate::Result;
@@ -59,17 +59,23 @@ impl ValidationSet {
         })
     }
 
+    /// The first pair: blurry and sharp, `[1, 3, H, W]` in [0, 1].
+    pub(super) fn first(&self) -> Option<(&Tensor, &Tensor)> {
+        self.pairs.first().map(|(_, blurry, sharp)| (blurry, sharp))
+    }
+
     /// PSNR of every pair before and after the model, averaged.
     ///
     /// # Errors
     /// A failure of the device.
-    pub fn score(&self, tensors: &TensorMap, config: &ModelConfig) -> Result<Score> {
+    pub fn score(&self, tensors: &TensorMap, config: &ModelConfig, device: Device) -> Result<Score> {
         let _no_grad = tch::no_grad_guard();
         let model = OsddModel::new(&Params::new(tensors), config)?;
         let (mut before, mut after) = (0.0, 0.0);
         for (_, blurry, sharp) in &self.pairs {
             before += psnr(blurry, sharp);
-            after += psnr(&restore(&model, blurry, config.size_multiple()), sharp);
+            let restored = restore(&model, &blurry.to_device(device), config.size_multiple());
+            after += psnr(&restored.to_device(Device::Cpu), sharp);
         }
         let count = self.pairs.len().max(1) as f64;
         Ok(Score {
@@ -81,14 +87,14 @@ impl ValidationSet {
 }
 
 /// `[1, 3, H, W]` in [0, 1] of any size through the model, rounded to 8 bits as a frame would be.
-fn restore(model: &OsddModel, image: &Tensor, multiple: usize) -> Tensor {
+pub(super) fn restore(model: &OsddModel, image: &Tensor, multiple: usize) -> Tensor {
     let (_, _, height, width) = image.size4().expect("an image has four dimensions");
     let indices = |len: i64| {
         let padded = (len as usize).next_multiple_of(multiple);
         let index: Vec<i64> = (0..padded)
             .map(|i| reflect(i as isize, len as usize) as i64)
             .collect();
-        Tensor::from_slice(&index)
+        Tensor::from_slice(&index).to_device(image.device())
     };
     let padded = image
         .index_select(2, &indices(height))

@@ -226,6 +226,18 @@ fn take_all(
     Ok(tensors)
 }
 
+/// Reads float32 tensors of these names and shapes, no more and no fewer, from one file.
+///
+/// # Errors
+/// A file that cannot be read, and each way in which its tensors are not those.
+pub fn load_safetensors(path: &Path, shapes: &BTreeMap<String, Vec<i64>>) -> Result<TensorMap> {
+    let bytes = fs::read(path).map_err(|source| Error::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    take_exactly(&[(path.display().to_string(), Cow::Owned(bytes))], shapes)
+}
+
 /// Writes tensors and some text to one file, through a temporary file beside it.
 ///
 /// # Errors

@@ -7,6 +7,6 @@ mod shared;
 
 pub use adapter::{Adapter, EndPoints, Merged, adapted_modules, lora_shapes, merge_functional};
 pub(crate) use file::take_exactly;
-pub use file::{Weights, save_safetensors};
+pub use file::{Weights, load_safetensors, save_safetensors};
 pub use preset::{ModelInfo, installed_models, load_model};
 pub(crate) use shared::shared_model;

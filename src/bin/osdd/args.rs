@@ -66,6 +66,7 @@ pub(crate) enum Command {
     /// List the installed models
     Models(ModelsArgs),
     /// Train a model's weights, or one of its adapters
+    #[command(after_help = crate::train::EXAMPLES)]
     Train(TrainArgs),
 }
 

@@ -9,6 +9,7 @@ mod frames;
 mod hardware;
 mod images;
 mod interrupt;
+mod metrics_weights;
 mod models;
 mod output;
 mod picture;

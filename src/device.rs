@@ -1,11 +1,10 @@
-//! Which device a model runs on; CUDA is found at run time.
+//! Which device a model runs on, and in which arithmetic; CUDA is found at run time.
 
 use std::fmt;
 use std::str::FromStr;
 
 use once_cell::sync::Lazy;
 
-use super::Precision;
 use crate::{Error, Result};
 
 /// A device by name.
@@ -80,12 +79,54 @@ pub(crate) fn resolve(device: Device) -> Result<(Device, tch::Device)> {
     }
 }
 
-/// The arithmetic that `precision` stands for on a device.
-pub(super) fn resolve_precision(precision: Precision, device: Device) -> (Precision, tch::Kind) {
-    match (precision, device) {
-        (Precision::Auto, Device::Cuda(_)) | (Precision::Bf16, _) => (Precision::Bf16, tch::Kind::BFloat16),
-        (Precision::Auto | Precision::Fp32, _) => (Precision::Fp32, tch::Kind::Float),
-        (Precision::Fp16, _) => (Precision::Fp16, tch::Kind::Half),
+/// Arithmetic of the model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// bf16 on CUDA, fp32 on the CPU.
+    #[default]
+    Auto,
+    Fp32,
+    Bf16,
+    Fp16,
+}
+
+impl Precision {
+    const NAMES: [(&'static str, Precision); 4] = [
+        ("auto", Precision::Auto),
+        ("fp32", Precision::Fp32),
+        ("bf16", Precision::Bf16),
+        ("fp16", Precision::Fp16),
+    ];
+
+    /// What this stands for on a device, never [`Precision::Auto`].
+    pub(crate) fn resolve(self, device: Device) -> (Self, tch::Kind) {
+        match (self, device) {
+            (Self::Auto, Device::Cuda(_)) | (Self::Bf16, _) => (Self::Bf16, tch::Kind::BFloat16),
+            (Self::Auto | Self::Fp32, _) => (Self::Fp32, tch::Kind::Float),
+            (Self::Fp16, _) => (Self::Fp16, tch::Kind::Half),
+        }
+    }
+}
+
+impl FromStr for Precision {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let found = Self::NAMES.iter().find(|(name, _)| *name == text);
+        found
+            .map(|(_, precision)| *precision)
+            .ok_or_else(|| Error::OutOfRange {
+                name: "precision",
+                value: text.into(),
+                range: "auto, fp32, bf16 or fp16".into(),
+            })
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let found = Self::NAMES.iter().find(|(_, precision)| precision == self);
+        f.write_str(found.map_or("auto", |(name, _)| name))
     }
 }
 
@@ -109,5 +150,14 @@ mod tests {
         let error = resolve(Device::Cuda(99)).unwrap_err();
         assert_eq!(error.kind(), crate::ErrorKind::Device);
         assert!(resolve(Device::Auto).is_ok());
+    }
+
+    #[test]
+    fn precision_reads_what_it_writes() {
+        for (name, precision) in Precision::NAMES {
+            assert_eq!(name.parse::<Precision>().unwrap(), precision);
+            assert_eq!(precision.to_string(), name);
+        }
+        assert!("int8".parse::<Precision>().is_err());
     }
 }

@@ -1,0 +1,323 @@
+//! What a stage trains, what it leaves as it is, and how a batch goes through it.
+
+use std::path::{Path, PathBuf};
+
+use tch::{Device, Kind, Tensor};
+
+use super::{AdapterStart, Stage, TrainConfig, checkpoint};
+use crate::config::ModelConfig;
+use crate::model::{LatentEncoder, OsddModel};
+use crate::nn::{Initializer, Params, Shapes, TensorMap, channels_last};
+use crate::weights::{Weights, load_safetensors, lora_shapes, merge_functional, save_safetensors};
+use crate::{Error, Result};
+
+/// First segment of the names of the encoder that sees sharp images in stage 1.
+const LATENT_ENCODER: &str = "latent_encoder";
+
+/// File of that encoder, beside the model's folder.
+const LATENT_ENCODER_FILE: &str = "latent_encoder.safetensors";
+
+/// A model on its way through a stage.
+pub(super) struct Subject {
+    stage: Stage,
+    learn_prompt: bool,
+    config: ModelConfig,
+    /// What is trained, by name.
+    pub parameters: TensorMap,
+    /// The other weights of the model, without adapters.
+    frozen: TensorMap,
+    lora_r: Option<TensorMap>,
+    lora_s: Option<TensorMap>,
+    /// The encoder of sharp images that stage 1 left, for the discriminator.
+    latent_encoder: Option<TensorMap>,
+}
+
+/// What a batch came to.
+pub(super) struct Passed {
+    /// `[B, 3, H, W]` in [0, 1], not clamped, float32.
+    pub image: Tensor,
+    /// ẑ_h and the prompt; none in stage 1.
+    pub latents: Option<(Tensor, Tensor)>,
+}
+
+impl Subject {
+    /// A subject, and the initial values of what is to be trained, for [`Subject::train`].
+    ///
+    /// # Errors
+    /// An adapter stage without initial weights, or weights of another model.
+    pub fn new(
+        train: &TrainConfig,
+        config: ModelConfig,
+        init: Option<Weights>,
+        latent_encoder: Option<&Path>,
+        device: Device,
+    ) -> Result<(Self, TensorMap)> {
+        if let Some(weights) = &init {
+            check_same_model(&weights.config, &config)?;
+        }
+        if train.stage.is_adapter() && init.is_none() {
+            return Err(Error::Train(
+                "an adapter stage needs weights to start from".into(),
+            ));
+        }
+        let latent_encoder = latent_encoder.map(|path| read_latent_encoder(path, &config));
+        let (base, lora_r, lora_s) = match init {
+            Some(weights) => (weights.base, weights.lora_r, weights.lora_s),
+            None => (initial_weights(&config)?, None, None),
+        };
+        let (parameters, frozen) = match train.stage {
+            Stage::Base => (base, TensorMap::new()),
+            Stage::Evae => split_evae(base, &config),
+            Stage::AdapterR | Stage::AdapterS => {
+                let missing =
+                    |name| Error::Train(format!("start = {name}, but the initial weights have none"));
+                let mut parameters = match train.start {
+                    AdapterStart::Fresh => initial_adapter(&config)?,
+                    AdapterStart::LoraR => copies(lora_r.as_ref().ok_or_else(|| missing("lora_r"))?),
+                    AdapterStart::LoraS => copies(lora_s.as_ref().ok_or_else(|| missing("lora_s"))?),
+                };
+                let (prompt, frozen): (TensorMap, TensorMap) = base
+                    .into_iter()
+                    .partition(|(name, _)| train.learn_prompt && name.starts_with("prompt."));
+                parameters.extend(prompt);
+                (parameters, frozen)
+            }
+        };
+        let place = |map: TensorMap| -> TensorMap {
+            let moved = map
+                .into_iter()
+                .map(|(name, t)| (name, laid_out(&t.detach().to_device(device))));
+            moved.collect()
+        };
+        let subject = Subject {
+            stage: train.stage,
+            learn_prompt: train.learn_prompt,
+            config,
+            parameters: TensorMap::new(),
+            frozen: place(frozen),
+            lora_r,
+            lora_s,
+            latent_encoder: latent_encoder.transpose()?.map(place),
+        };
+        Ok((subject, place(parameters)))
+    }
+
+    /// Takes what is trained, by name; gradients are with respect to these tensors.
+    pub fn train(&mut self, parameters: TensorMap) {
+        let leaves = parameters
+            .into_iter()
+            .map(|(name, t)| (name, t.set_requires_grad(true)));
+        self.parameters = leaves.collect();
+    }
+
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The tensors of the whole model, without adapters of their own, for these values of what is trained.
+    pub fn tensors(&self, trained: &TensorMap, kind: Kind) -> Result<TensorMap> {
+        let all = match self.stage {
+            Stage::Base | Stage::Evae => shared(self.frozen.iter().chain(trained)),
+            Stage::AdapterR | Stage::AdapterS => {
+                let prompt = trained.iter().filter(|(name, _)| name.starts_with("prompt."));
+                let base = shared(self.frozen.iter().chain(prompt));
+                merge_functional(&base, trained, &self.config)?
+            }
+        };
+        Ok(match kind {
+            Kind::Float => all,
+            // Master weights stay in float32; the cast is part of the graph.
+            _ => all.into_iter().map(|(name, t)| (name, t.to_kind(kind))).collect(),
+        })
+    }
+
+    /// `blurry` and `sharp` `[B, 3, H, W]` in [0, 1], through the model in the arithmetic of `kind`.
+    pub fn forward(&self, blurry: &Tensor, sharp: &Tensor, kind: Kind) -> Result<Passed> {
+        let tensors = self.tensors(&self.parameters, kind)?;
+        let model = OsddModel::new(&Params::new(&tensors), &self.config)?;
+        let signed = |x: &Tensor| (x * 2.0 - 1.0).to_kind(kind);
+        let unsigned = |x: &Tensor| (x.to_kind(Kind::Float) + 1.0) / 2.0;
+        if self.stage == Stage::Evae {
+            let latents = self.latent_encoder(&tensors)?.latents(&signed(sharp));
+            return Ok(Passed {
+                image: unsigned(&model.reconstruct(&signed(blurry), &latents)),
+                latents: None,
+            });
+        }
+        let restored = model.restore(&signed(blurry));
+        Ok(Passed {
+            image: unsigned(&restored.image),
+            latents: Some((restored.latents, model.prompt)),
+        })
+    }
+
+    /// z_h, the latents of sharp images `[B, 3, H, W]` in [0, 1], without a gradient.
+    pub fn sharp_latents(&self, sharp: &Tensor, kind: Kind) -> Result<Tensor> {
+        let _no_grad = tch::no_grad_guard();
+        let signed = (sharp * 2.0 - 1.0).to_kind(kind);
+        let cast = |map: &TensorMap| -> TensorMap {
+            map.iter()
+                .map(|(name, t)| (name.clone(), t.to_kind(kind)))
+                .collect()
+        };
+        let encoder = match &self.latent_encoder {
+            Some(tensors) => {
+                LatentEncoder::new(&Params::new(&cast(tensors)).pp(LATENT_ENCODER), &self.config.vae)?
+            }
+            None => {
+                let vae = self
+                    .parameters
+                    .iter()
+                    .chain(&self.frozen)
+                    .filter(|(name, _)| name.starts_with("vae."));
+                LatentEncoder::new(&Params::new(&cast(&shared(vae))).pp("vae"), &self.config.vae)?
+            }
+        };
+        Ok(encoder.latents(&signed))
+    }
+
+    /// The encoder whose latents stage 1 decodes: one of its own, or the only one of a plain VAE.
+    fn latent_encoder(&self, tensors: &TensorMap) -> Result<LatentEncoder> {
+        let name = if self.config.vae.skip_layers > 0 {
+            LATENT_ENCODER
+        } else {
+            "vae"
+        };
+        LatentEncoder::new(&Params::new(tensors).pp(name), &self.config.vae)
+    }
+
+    /// Writes `model/` with these values of what is trained into `out`, and after stage 1 its second encoder beside it.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn save(&self, trained: &TensorMap, out: &Path) -> Result<PathBuf> {
+        let (mut lora_r, mut lora_s) = (self.lora_r.as_ref().map(copies), self.lora_s.as_ref().map(copies));
+        let base = match self.stage {
+            Stage::Base => copies(trained),
+            Stage::Evae => {
+                let (second, own): (TensorMap, TensorMap) = shared(trained)
+                    .into_iter()
+                    .partition(|(name, _)| name.starts_with(LATENT_ENCODER));
+                if !second.is_empty() {
+                    std::fs::create_dir_all(out).map_err(|source| Error::Io {
+                        path: out.to_owned(),
+                        source,
+                    })?;
+                    save_safetensors(&out.join(LATENT_ENCODER_FILE), &second, None)?;
+                }
+                shared(self.frozen.iter().chain(&own))
+            }
+            Stage::AdapterR | Stage::AdapterS => {
+                let (prompt, lora): (TensorMap, TensorMap) = shared(trained)
+                    .into_iter()
+                    .partition(|(name, _)| self.learn_prompt && name.starts_with("prompt."));
+                match self.stage {
+                    Stage::AdapterR => lora_r = Some(lora),
+                    _ => lora_s = Some(lora),
+                }
+                shared(self.frozen.iter().chain(&prompt))
+            }
+        };
+        let weights = Weights {
+            config: self.config.clone(),
+            base,
+            lora_r,
+            lora_s,
+        };
+        let dir = out.join("model");
+        weights.save(&dir)?;
+        Ok(dir)
+    }
+
+    /// The model's weights as they were at the start, for the discriminator to start from.
+    pub fn base(&self) -> TensorMap {
+        shared(self.frozen.iter().chain(&self.parameters))
+    }
+}
+
+fn check_same_model(found: &ModelConfig, wanted: &ModelConfig) -> Result<()> {
+    let mut fields = checkpoint::differing_fields(found, wanted);
+    fields.retain(|field| field != "lora" && field != "weights_dtype");
+    if fields.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Train(format!(
+        "the initial weights are of another model: {} differ",
+        fields.join(", ")
+    )))
+}
+
+/// Stage 1: what the loss reaches, and the rest. Of the first encoder that is what makes features, not its latents'
+/// end; the second encoder starts as its copy.
+fn split_evae(base: TensorMap, config: &ModelConfig) -> (TensorMap, TensorMap) {
+    let has_skips = config.vae.skip_layers > 0;
+    let latent_end = [
+        "vae.encoder.mid_block",
+        "vae.encoder.conv_norm_out",
+        "vae.encoder.conv_out",
+        "vae.quant_conv",
+    ];
+    let second: TensorMap = base
+        .iter()
+        .filter(|(name, _)| {
+            has_skips && (name.starts_with("vae.encoder.") || name.starts_with("vae.quant_conv."))
+        })
+        .map(|(name, t)| (name.replacen("vae", LATENT_ENCODER, 1), t.shallow_clone()))
+        .collect();
+    let (mut trained, frozen): (TensorMap, TensorMap) = base.into_iter().partition(|(name, _)| {
+        let unreached = has_skips && latent_end.iter().any(|end| name.starts_with(end));
+        name.starts_with("vae.") && !unreached
+    });
+    trained.extend(second);
+    (trained, frozen)
+}
+
+fn read_latent_encoder(path: &Path, config: &ModelConfig) -> Result<TensorMap> {
+    let shapes = Shapes::default();
+    LatentEncoder::new(&Params::new(&shapes).pp(LATENT_ENCODER), &config.vae)?;
+    load_safetensors(path, &shapes.into_map())
+}
+
+/// Random weights for every parameter of a model.
+fn initial_weights(config: &ModelConfig) -> Result<TensorMap> {
+    let init = Initializer::default();
+    OsddModel::new(&Params::new(&init), config)?;
+    Ok(init.into_tensors())
+}
+
+/// An adapter that changes nothing yet: random A, zero B.
+fn initial_adapter(config: &ModelConfig) -> Result<TensorMap> {
+    let options = (Kind::Float, Device::Cpu);
+    let mut tensors = TensorMap::new();
+    for (name, shape) in lora_shapes(config)? {
+        let tensor = if name.ends_with("lora_A.weight") {
+            let fan_in: i64 = shape[1..].iter().product();
+            let bound = 1.0 / (fan_in as f64).sqrt();
+            Tensor::f_empty(&shape, options)?.f_uniform_(-bound, bound)?
+        } else {
+            Tensor::f_zeros(&shape, options)?
+        };
+        tensors.insert(name, tensor);
+    }
+    Ok(tensors)
+}
+
+/// Copies without history.
+pub(super) fn copies(map: &TensorMap) -> TensorMap {
+    map.iter().map(|(k, v)| (k.clone(), v.detach().copy())).collect()
+}
+
+/// The same tensors under the same names.
+fn shared<'a>(entries: impl IntoIterator<Item = (&'a String, &'a Tensor)>) -> TensorMap {
+    let clones = entries
+        .into_iter()
+        .map(|(name, t)| (name.clone(), t.shallow_clone()));
+    clones.collect()
+}
+
+fn laid_out(weight: &Tensor) -> Tensor {
+    match weight.dim() {
+        4 => channels_last(weight),
+        _ => weight.shallow_clone(),
+    }
+}
