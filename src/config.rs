@@ -37,6 +37,9 @@ pub struct VaeConfig {
     pub mid_attention: bool,
     /// 3x3 convolutions in each skip block; 0 for a plain VAE without skips.
     pub skip_layers: usize,
+    /// Resolutions that have skips, counted from the highest; all of them where this is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skip_levels: Option<usize>,
     pub scaling_factor: f64,
     /// Departure: pixels are folded into channels by this factor before the first convolution (1 = off).
     pub patch_size: i64,
@@ -101,6 +104,13 @@ pub enum WeightsDtype {
     F32,
     F16,
     Bf16,
+}
+
+impl VaeConfig {
+    /// Whether the features of a level, counted from the highest resolution, reach the decoder.
+    pub fn has_skip(&self, level: usize) -> bool {
+        self.skip_layers > 0 && self.skip_levels.is_none_or(|levels| level < levels)
+    }
 }
 
 impl ModelConfig {

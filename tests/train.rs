@@ -237,6 +237,23 @@ fn the_evae_learns_with_two_encoders_and_leaves_the_second_beside_the_model() {
 }
 
 #[test]
+fn an_evae_with_skips_at_the_highest_resolution_alone_learns() {
+    let mut model = model_config();
+    model.vae.skip_levels = Some(1);
+    let setup = Setup {
+        device: Device::Cpu,
+        ..Setup::default()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let mut trainer = Trainer::new(train_config("evae", 40), model, sources(), setup).unwrap();
+    let losses = run(&mut trainer, 40);
+    assert!(mean(&losses[30..]) < mean(&losses[..10]), "{losses:?}");
+    let saved = Weights::from_dir(&trainer.save_model(dir.path()).unwrap()).unwrap();
+    let has = |name: &str| saved.base.contains_key(name);
+    assert!(has("vae.skip_blocks.0.conv1.weight") && !has("vae.skip_blocks.1.conv1.weight"));
+}
+
+#[test]
 fn a_plain_vae_learns_with_its_only_encoder() {
     let mut model = model_config();
     (model.vae.skip_layers, model.vae.residual_output) = (0, false);

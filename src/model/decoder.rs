@@ -56,7 +56,7 @@ impl Decoder {
         for (i, &width) in widths.iter().enumerate() {
             let p = p.pp("up_blocks").pp(i);
             let before = widths[i.saturating_sub(1)];
-            let skip = if config.skip_layers > 0 { width } else { 0 };
+            let skip = if config.has_skip(last - i) { width } else { 0 };
             let resnets = (0..config.decoder_layers_per_block).map(|j| {
                 let (inputs, skip) = if j == 0 { (before, skip) } else { (width, 0) };
                 ResnetBlock2D::new(&p.pp("resnets").pp(j), resnet_shape(config, inputs, width, skip))
@@ -99,9 +99,11 @@ impl Decoder {
             h = mid_block.forward(&h);
             observer(format_args!("decoder.mid_block"), &h);
         }
+        // The lowest resolutions may have none.
+        let without = self.up_blocks.len() - skips.len();
         for (i, block) in self.up_blocks.iter().enumerate() {
             for (j, resnet) in block.resnets.iter().enumerate() {
-                let skip = if j == 0 { skips.get(i) } else { None };
+                let skip = i.checked_sub(without).filter(|_| j == 0).map(|i| &skips[i]);
                 h = resnet.forward(&h, skip, None);
             }
             if let Some(upsampler) = &block.upsampler {

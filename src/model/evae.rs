@@ -74,11 +74,10 @@ impl Evae {
     pub fn new(p: &Params, config: &VaeConfig) -> Result<Self> {
         let c = config.latent_channels;
         let mut skip_blocks = Vec::new();
-        if config.skip_layers > 0 {
-            for (level, &width) in config.block_out_channels.iter().enumerate() {
-                let p = p.pp("skip_blocks").pp(level);
-                skip_blocks.push(SkipBlock::new(&p, width, config.skip_layers)?);
-            }
+        let levels = config.block_out_channels.iter().enumerate();
+        for (level, &width) in levels.filter(|(level, _)| config.has_skip(*level)) {
+            let p = p.pp("skip_blocks").pp(level);
+            skip_blocks.push(SkipBlock::new(&p, width, config.skip_layers)?);
         }
         Ok(Evae {
             encoder: LatentEncoder::new(p, config)?,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 
 use super::{AdapterStart, Stage, TrainConfig, checkpoint};
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, VaeConfig};
 use crate::model::{LatentEncoder, OsddModel};
 use crate::nn::{Initializer, Params, Shapes, TensorMap, channels_last};
 use crate::weights::{Weights, load_safetensors, lora_shapes, merge_functional, save_safetensors};
@@ -178,7 +178,7 @@ impl Subject {
 
     /// The encoder whose latents stage 1 decodes: one of its own, or the only one of a plain VAE.
     fn latent_encoder(&self, tensors: &TensorMap) -> Result<LatentEncoder> {
-        let name = if self.config.vae.skip_layers > 0 {
+        let name = if self.config.vae.has_skip(0) {
             LATENT_ENCODER
         } else {
             "vae"
@@ -247,29 +247,38 @@ fn check_same_model(found: &ModelConfig, wanted: &ModelConfig) -> Result<()> {
     )))
 }
 
-/// Stage 1: what the loss reaches, and the rest. Of the first encoder that is what makes features, not its latents'
-/// end; the second encoder starts as its copy.
+/// Stage 1: what the loss reaches, and the rest. Of the first encoder that is what makes the features of the skips; the
+/// second encoder starts as its copy.
 fn split_evae(base: TensorMap, config: &ModelConfig) -> (TensorMap, TensorMap) {
-    let has_skips = config.vae.skip_layers > 0;
-    let latent_end = [
-        "vae.encoder.mid_block",
-        "vae.encoder.conv_norm_out",
-        "vae.encoder.conv_out",
-        "vae.quant_conv",
-    ];
+    if !config.vae.has_skip(0) {
+        return base.into_iter().partition(|(name, _)| name.starts_with("vae."));
+    }
     let second: TensorMap = base
         .iter()
-        .filter(|(name, _)| {
-            has_skips && (name.starts_with("vae.encoder.") || name.starts_with("vae.quant_conv."))
-        })
+        .filter(|(name, _)| name.starts_with("vae.encoder.") || name.starts_with("vae.quant_conv."))
         .map(|(name, t)| (name.replacen("vae", LATENT_ENCODER, 1), t.shallow_clone()))
         .collect();
-    let (mut trained, frozen): (TensorMap, TensorMap) = base.into_iter().partition(|(name, _)| {
-        let unreached = has_skips && latent_end.iter().any(|end| name.starts_with(end));
-        name.starts_with("vae.") && !unreached
-    });
+    let (mut trained, frozen): (TensorMap, TensorMap) = base
+        .into_iter()
+        .partition(|(name, _)| name.starts_with("vae.") && reaches_skips(name, &config.vae));
     trained.extend(second);
     (trained, frozen)
+}
+
+/// False for what follows the encoder's last features with a skip.
+fn reaches_skips(name: &str, config: &VaeConfig) -> bool {
+    if name.starts_with("vae.quant_conv.") {
+        return false;
+    }
+    let Some(part) = name.strip_prefix("vae.encoder.") else {
+        return true;
+    };
+    let Some(block) = part.strip_prefix("down_blocks.") else {
+        return part.starts_with("conv_in.");
+    };
+    let level = block.split('.').next().and_then(|level| level.parse().ok());
+    let level: usize = level.expect("a down block has a number");
+    config.has_skip(level) && (!block.contains("downsamplers") || config.has_skip(level + 1))
 }
 
 fn read_latent_encoder(path: &Path, config: &ModelConfig) -> Result<TensorMap> {
