@@ -106,7 +106,8 @@ impl Adversary {
             .collect();
         let gradients = Tensor::f_run_backward(&[&loss], &inputs, false, false)?;
         let mut gradient = self.optimizer.parameters().gather(&gradients);
-        if clip(&mut gradient, self.max_grad_norm).is_finite() {
+        let norm = clip(&mut gradient, self.max_grad_norm).double_value(&[]);
+        if norm.is_finite() {
             self.optimizer.step(&gradient, self.config.learning_rate, step)?;
         }
         Ok(loss.detach())

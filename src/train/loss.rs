@@ -43,15 +43,15 @@ impl LossTerms {
         }
     }
 
-    /// The values of all terms, then of the total, divided by `count`, in one transfer.
-    pub fn values(&self, count: f64) -> (Vec<(&'static str, f64)>, f64) {
+    /// The values of all terms and of the total, divided by `count`, and that of `norm`, in one transfer.
+    pub fn values(&self, count: f64, norm: &Tensor) -> (Vec<(&'static str, f64)>, f64, f64) {
         let mut all: Vec<Tensor> = self.terms.iter().map(|(_, term)| term.view([-1])).collect();
         all.push(self.total.detach().view([-1]));
-        let all = Tensor::cat(&all, 0).to_kind(Kind::Double) / count;
-        let values: Vec<f64> = Vec::try_from(all).expect("a vector of doubles");
-        let (total, terms) = values.split_last().expect("there is the total");
+        let all = Tensor::cat(&[Tensor::cat(&all, 0) / count, norm.view([-1])], 0);
+        let values: Vec<f64> = Vec::try_from(all.to_kind(Kind::Double)).expect("a vector of doubles");
+        let (terms, rest) = values.split_at(self.terms.len());
         let names = self.terms.iter().map(|(name, _)| *name);
-        (names.zip(terms.iter().copied()).collect(), *total)
+        (names.zip(terms.iter().copied()).collect(), rest[0], rest[1])
     }
 }
 

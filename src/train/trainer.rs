@@ -273,7 +273,7 @@ impl Trainer {
             gradient /= batches;
         }
         let grad_norm = clip(&mut gradient, self.config.max_grad_norm);
-        let (terms, total) = loss.values(batches);
+        let (terms, total, grad_norm) = loss.values(batches, &grad_norm);
 
         self.iteration += 1;
         self.next_sample = loader.next_index();
