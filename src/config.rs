@@ -82,6 +82,20 @@ pub struct SchedulerConfig {
     pub beta_start: f64,
     pub beta_end: f64,
     pub timestep: usize,
+    /// What the UNet's output means.
+    #[serde(default)]
+    pub prediction_type: PredictionType,
+}
+
+/// What the UNet predicts about `z_t = sqrt(ᾱ_t) z_0 + sqrt(1 - ᾱ_t) ε`, in diffusers' words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PredictionType {
+    /// The noise ε, as in the paper and in Stable Diffusion 2.1-base.
+    #[default]
+    Epsilon,
+    /// The velocity `v = sqrt(ᾱ_t) ε - sqrt(1 - ᾱ_t) z_0` (Salimans & Ho 2022), as in Stable Diffusion 2.1 at 768 pixels.
+    VPrediction,
 }
 
 /// The dual adapter.

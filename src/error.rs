@@ -13,6 +13,8 @@ pub enum Error {
     ModelNotFound { name: String, presets: String },
     #[error("cannot read {}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
+    #[error("cannot write {}: {source}", path.display())]
+    Write { path: PathBuf, source: std::io::Error },
     #[error("{file}: {reason}")]
     Config { file: String, reason: String },
     #[error("{file} is not a complete safetensors file: {reason}")]
@@ -111,7 +113,7 @@ impl Error {
             NoMemory { .. } => ErrorKind::NoMemory,
             Device { .. } => ErrorKind::Device,
             OutOfRange { .. } | FrameSize { .. } | FramesDiffer(_) | Tile(_) | Data(_) => ErrorKind::Settings,
-            Worker(_) | Torch(_) | Train(_) => ErrorKind::Failed,
+            Write { .. } | Worker(_) | Torch(_) | Train(_) => ErrorKind::Failed,
         }
     }
 }

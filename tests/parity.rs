@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use osdd::config::{ModelConfig, SchedulerConfig, UnetConfig, VaeConfig};
+use osdd::config::{ModelConfig, PredictionType, SchedulerConfig, UnetConfig, VaeConfig};
 use osdd::model::{Evae, OneStep, UNet2DConditionModel, alphas_cumprod, parameter_shapes};
 use osdd::nn::{NormKind, Params, TensorMap};
 use osdd::weights::{EndPoints, Weights};
@@ -296,15 +296,18 @@ fn one_step_matches_the_scheduler() {
             .view(numbers(&equation["shape"]).as_slice())
             .to_kind(Kind::Float)
     };
-    let z_h = OneStep::new(&SchedulerConfig {
-        timestep: 399,
-        ..config
-    });
-    assert_close(
-        "equation 8",
-        &z_h.denoise(&tensor("z_t"), &tensor("noise_prediction")),
-        &tensor("z_h"),
-    );
+    for (prediction_type, expected) in [
+        (PredictionType::Epsilon, "z_h"),
+        (PredictionType::VPrediction, "z_h_v_prediction"),
+    ] {
+        let step = OneStep::new(&SchedulerConfig {
+            timestep: 399,
+            prediction_type,
+            ..config.clone()
+        });
+        let z_h = step.denoise(&tensor("z_t"), &tensor("noise_prediction"));
+        assert_close(expected, &z_h, &tensor(expected));
+    }
 }
 
 #[test]

@@ -2,12 +2,14 @@
 
 use tch::Tensor;
 
-use crate::config::SchedulerConfig;
+use crate::config::{PredictionType, SchedulerConfig};
 
-/// `ẑ_h = (z_t - sqrt(1 - ᾱ_t) ε̂) / sqrt(ᾱ_t)` at one fixed timestep t.
+/// `ẑ_h` from `z_t` and the UNet's output at one fixed timestep t: `(z_t - sqrt(1 - ᾱ_t) ε̂) / sqrt(ᾱ_t)` where it
+/// predicts the noise, `sqrt(ᾱ_t) z_t - sqrt(1 - ᾱ_t) v̂` where it predicts the velocity.
 pub struct OneStep {
     sqrt_alpha: f64,
     sqrt_one_minus_alpha: f64,
+    prediction_type: PredictionType,
 }
 
 impl OneStep {
@@ -16,18 +18,24 @@ impl OneStep {
         OneStep {
             sqrt_alpha: alpha.sqrt(),
             sqrt_one_minus_alpha: (1.0 - alpha).sqrt(),
+            prediction_type: config.prediction_type,
         }
     }
 
-    /// `z_t` and `noise` `[B, c, h, w]`; the result is computed in float32 at least and has the dtype of `z_t`.
-    pub fn denoise(&self, z_t: &Tensor, noise: &Tensor) -> Tensor {
+    /// `z_t` and `prediction` `[B, c, h, w]`; the result is computed in float32 at least and has the dtype of `z_t`.
+    pub fn denoise(&self, z_t: &Tensor, prediction: &Tensor) -> Tensor {
         let kind = z_t.kind();
         let wide = match kind {
             tch::Kind::Half | tch::Kind::BFloat16 => tch::Kind::Float,
             other => other,
         };
-        let noise = noise.to_kind(wide) * self.sqrt_one_minus_alpha;
-        ((z_t.to_kind(wide) - noise) / self.sqrt_alpha).to_kind(kind)
+        let z_t = z_t.to_kind(wide);
+        let removed = prediction.to_kind(wide) * self.sqrt_one_minus_alpha;
+        let z_h = match self.prediction_type {
+            PredictionType::Epsilon => (z_t - removed) / self.sqrt_alpha,
+            PredictionType::VPrediction => z_t * self.sqrt_alpha - removed,
+        };
+        z_h.to_kind(kind)
     }
 }
 

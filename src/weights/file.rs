@@ -99,7 +99,7 @@ impl Weights {
     pub fn save(&self, dir: &Path) -> Result<()> {
         let io = |path: &Path| {
             let path = path.to_owned();
-            move |source| Error::Io { path, source }
+            move |source| Error::Write { path, source }
         };
         fs::create_dir_all(dir).map_err(io(dir))?;
         let (_, kind) = dtypes(self.config.weights_dtype);
@@ -280,7 +280,7 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     });
     written.map_err(|source| {
         let _ = fs::remove_file(&temporary);
-        Error::Io {
+        Error::Write {
             path: path.to_owned(),
             source,
         }

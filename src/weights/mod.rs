@@ -1,11 +1,15 @@
 //! Weights on disk and in memory: strict loading, the dual adapter, presets, one copy a process.
 
 mod adapter;
+mod diffusers;
 mod file;
 mod preset;
 mod shared;
 
 pub use adapter::{Adapter, EndPoints, Merged, adapted_modules, lora_shapes, merge_functional};
+pub use diffusers::{
+    DiffusersFolder, FileRecord, ImportOptions, ImportProgress, Manifest, TensorRecord, Watch, verify_import,
+};
 pub(crate) use file::take_exactly;
 pub use file::{Weights, load_safetensors, save_safetensors};
 pub use preset::{ModelInfo, installed_models, load_model};

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use osdd::engine::{Device, EngineConfig, Precision};
 
 use crate::Usage;
+use crate::import::ImportArgs;
 use crate::train::TrainArgs;
 
 const EXAMPLES: &str = "\
@@ -41,6 +42,16 @@ Examples:
   osdd bench                            nano at 640x360
   osdd bench --size 1280x720 --size 1920x1080 --device cuda --json bench.json";
 
+const IMPORT_EXAMPLES: &str = "\
+Examples:
+  osdd import --diffusers stable-diffusion-2-1-base --out ~/.local/share/osdd/models/sd21
+  osdd import --diffusers stable-diffusion-2-1-base --check
+  osdd import --verify ~/.local/share/osdd/models/sd21
+
+The folder needs model_index.json, unet/, vae/ and scheduler/ with full-precision safetensors. UNet and autoencoder are
+taken over tensor by tensor; the skips start without effect, and the prompt starts at random: both are to be trained.
+The record import.json in the model has source, shape, dtype and SHA-256 of each tensor.";
+
 /// Removes motion blur from images and videos with a one-step diffusion model.
 #[derive(Debug, Parser)]
 #[command(name = "osdd", version, after_help = EXAMPLES, subcommand_required = true, arg_required_else_help = true)]
@@ -68,6 +79,9 @@ pub(crate) enum Command {
     /// Train a model's weights, or one of its adapters
     #[command(after_help = crate::train::EXAMPLES)]
     Train(TrainArgs),
+    /// Make a model of Stable Diffusion 2.1-base
+    #[command(after_help = IMPORT_EXAMPLES)]
+    Import(ImportArgs),
 }
 
 /// Which model runs, where, and how a frame is cut into tiles.

@@ -8,6 +8,7 @@ mod eval;
 mod frames;
 mod hardware;
 mod images;
+mod import;
 mod interrupt;
 mod metrics_weights;
 mod models;
@@ -64,5 +65,6 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Bench(args) => bench::run(args),
         Command::Models(args) => models::run(args),
         Command::Train(args) => train::run(args),
+        Command::Import(args) => import::run(args),
     }
 }
