@@ -7,5 +7,5 @@ mod shared;
 
 pub use adapter::{Adapter, EndPoints, Merged, adapted_modules, lora_shapes, merge_functional};
 pub use file::{Weights, save_safetensors};
-pub use preset::{ModelInfo, installed_models, load_model};
+pub use preset::{ModelInfo, identity, installed_models, load_model};
 pub(crate) use shared::shared_model;
