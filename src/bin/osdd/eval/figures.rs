@@ -148,7 +148,10 @@ impl Figures {
             None => None,
         };
         let choice = candidates.count() > 1;
-        shown.iter().map(|value| choice && value.is_some() && *value == best).collect()
+        shown
+            .iter()
+            .map(|value| choice && value.is_some() && *value == best)
+            .collect()
     }
 
     /// Everything. `metrics` says what the keys of figures stand for, `groups` how many images are in each. A row has its
@@ -173,16 +176,14 @@ impl Figures {
     fn row_json(&self, row: &Row) -> Value {
         let mut means = Map::new();
         for group in &self.groups {
-            let of_metric = |(index, column): (usize, &Column)| {
-                (column.key.clone(), json!(self.mean(row, group, index)))
-            };
+            let of_metric =
+                |(index, column): (usize, &Column)| (column.key.clone(), json!(self.mean(row, group, index)));
             let by_metric: Map<String, Value> = self.columns.iter().enumerate().map(of_metric).collect();
             means.insert(group.name.clone(), by_metric.into());
         }
         let mut images = Map::new();
         for (name, values) in self.images.iter().zip(&row.values) {
-            let of_metric =
-                |(column, value): (&Column, &Option<f64>)| (column.key.clone(), json!(value));
+            let of_metric = |(column, value): (&Column, &Option<f64>)| (column.key.clone(), json!(value));
             let by_metric: Map<String, Value> = self.columns.iter().zip(values).map(of_metric).collect();
             images.insert(name.clone(), by_metric.into());
         }
@@ -202,7 +203,9 @@ pub(super) fn groups(names: &[String], texts: &[String]) -> Vec<Group> {
         members: (0..names.len()).filter(|index| belongs(&names[*index])).collect(),
     };
     let all = group(ALL, &|_| true);
-    let by_text = texts.iter().map(|text| group(text, &|name| name.contains(text.as_str())));
+    let by_text = texts
+        .iter()
+        .map(|text| group(text, &|name| name.contains(text.as_str())));
     std::iter::once(all).chain(by_text).collect()
 }
 

@@ -94,7 +94,11 @@ impl Exhibit {
         let partial = size != (crop.width, crop.height);
         let overview = partial.then(|| {
             let whole = DynamicImage::from(input.clone());
-            jpeg(&whole.resize(OVERVIEW_SIDE, OVERVIEW_SIDE, FilterType::Triangle).into_rgb8())
+            jpeg(
+                &whole
+                    .resize(OVERVIEW_SIDE, OVERVIEW_SIDE, FilterType::Triangle)
+                    .into_rgb8(),
+            )
         });
         let mut exhibit = Self {
             image,
@@ -153,14 +157,8 @@ fn most_detailed(picture: &RgbImage, width: u32) -> Crop {
     let (width, height) = (width.min(full_width), (width * 2 / 3).clamp(1, full_height));
     let sums = Sums::of_detail(&DynamicImage::from(picture.clone()).into_luma8());
     let positions = |room: u32| (0..=room / STEP).map(|step| step * STEP);
-    let crops = positions(full_height - height).flat_map(|y| {
-        positions(full_width - width).map(move |x| Crop {
-            x,
-            y,
-            width,
-            height,
-        })
-    });
+    let crops = positions(full_height - height)
+        .flat_map(|y| positions(full_width - width).map(move |x| Crop { x, y, width, height }));
     crops.max_by_key(|crop| sums.over(*crop)).unwrap_or(whole)
 }
 
@@ -210,7 +208,10 @@ mod tests {
         });
         let crop = most_detailed(&picture, 90);
         assert_eq!((crop.width, crop.height), (90, 60));
-        assert!((144..=160).contains(&crop.x) && (80..=96).contains(&crop.y), "{crop:?}");
+        assert!(
+            (144..=160).contains(&crop.x) && (80..=96).contains(&crop.y),
+            "{crop:?}"
+        );
         let small = most_detailed(&picture, 1000);
         assert_eq!((small.width, small.height), (300, 200));
         assert_eq!(most_detailed(&picture, 0), small);

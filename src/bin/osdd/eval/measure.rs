@@ -8,11 +8,11 @@ use image::ImageFormat;
 use osdd::engine::Engine;
 use osdd::frame::Frame;
 
+use super::Plan;
 use super::figures::{LeftOut, Method, Row, Setup, Values};
 use super::gallery::Gallery;
 use super::meters::Meters;
 use super::pairs::{Pair, Pixels};
-use super::Plan;
 use crate::output::PendingFile;
 use crate::progress::Progress;
 use crate::{images, interrupt, picture, report};
@@ -34,10 +34,6 @@ pub(super) fn run(plan: &Plan, meters: &mut Meters) -> Result<Measured> {
     let total = (plan.pairs.len() * passes) as u64;
     let mut progress = Progress::new("eval".to_owned(), "measurements", Some(total));
     let mut done = 0;
-    let mut step = || {
-        done += 1;
-        progress.update(done, done);
-    };
 
     let mut input = row(Method::Input);
     let mut truth = row(Method::Truth);
@@ -46,7 +42,9 @@ pub(super) fn run(plan: &Plan, meters: &mut Meters) -> Result<Measured> {
         interrupt::check()?;
         match pair.read() {
             Ok(pixels) => {
-                input.values.push(measure(meters, pair, &pixels.input, pixels.truth.as_ref())?);
+                input
+                    .values
+                    .push(measure(meters, pair, &pixels.input, pixels.truth.as_ref())?);
                 if let Some(frame) = plan.has_separate_truth().then_some(pixels.truth).flatten() {
                     truth.values.push(measure(meters, pair, &frame, None)?);
                 }
@@ -54,19 +52,23 @@ pub(super) fn run(plan: &Plan, meters: &mut Meters) -> Result<Measured> {
             }
             Err(error) => {
                 let reason = report::one_line(&error);
-                report::warning(format_args!("{} is left out: {reason}", pair.name));
+                progress.line(|| report::warning(format_args!("{} is left out: {reason}", pair.name)));
                 left_out.push(LeftOut {
                     name: pair.name.clone(),
                     reason,
                 });
             }
         }
-        step();
+        done += 1;
+        progress.update(done, done);
     }
     match (pairs.len(), left_out.len()) {
         (0, count) => bail!("none of the {count} images can be measured"),
         (_, 0) => {}
-        (_, count) => report::warning(format_args!("{count} of {} images are left out", plan.pairs.len())),
+        (_, count) => report::warning(format_args!(
+            "{count} of {} images are left out",
+            plan.pairs.len()
+        )),
     }
 
     let mut gallery = plan.gallery.map(|size| Gallery::open(&pairs, size)).transpose()?;
@@ -99,7 +101,9 @@ pub(super) fn run(plan: &Plan, meters: &mut Meters) -> Result<Measured> {
                 let output = images::run(&engine, input)
                     .with_context(|| format!("{model} cannot deblur {}", pair.name))?;
                 input = output.input;
-                result.values.push(measure(meters, pair, &output.frame, truth.as_ref())?);
+                result
+                    .values
+                    .push(measure(meters, pair, &output.frame, truth.as_ref())?);
                 if let Some(gallery) = &mut gallery {
                     gallery.add(index, result.method.clone(), &output.frame)?;
                 }
@@ -107,7 +111,8 @@ pub(super) fn run(plan: &Plan, meters: &mut Meters) -> Result<Measured> {
                     let path = output_folder(folder, model, gamma).join(format!("{}.png", pair.name));
                     write_png(output.frame, &path)?;
                 }
-                step();
+                done += 1;
+                progress.update(done, done);
             }
         }
         rows.extend(results);
@@ -142,7 +147,10 @@ pub(super) fn output_folder(outputs: &Path, model: &str, gamma: f64) -> PathBuf 
 
 /// A model's name or path as the name of one folder.
 fn folder_name(model: &str) -> String {
-    let parts: Vec<&str> = model.split('/').filter(|part| !matches!(*part, "" | "." | "..")).collect();
+    let parts: Vec<&str> = model
+        .split('/')
+        .filter(|part| !matches!(*part, "" | "." | ".."))
+        .collect();
     parts.join("_")
 }
 
@@ -207,17 +215,29 @@ mod tests {
     #[test]
     fn the_gain_is_over_the_input() {
         let rows = |psnr: [f64; 2]| {
-            let mut rows = [Method::Input, Method::Model { model: "nano".to_owned(), gamma: 1.0 }]
-                .into_iter()
-                .zip(psnr)
-                .map(|(method, psnr)| Row { method, values: vec![vec![Some(psnr), Some(9.0)]] })
-                .collect::<Vec<_>>();
+            let mut rows = [
+                Method::Input,
+                Method::Model {
+                    model: "nano".to_owned(),
+                    gamma: 1.0,
+                },
+            ]
+            .into_iter()
+            .zip(psnr)
+            .map(|(method, psnr)| Row {
+                method,
+                values: vec![vec![Some(psnr), Some(9.0)]],
+            })
+            .collect::<Vec<_>>();
             insert_gain(&mut rows, 0);
             rows.into_iter().map(|row| row.values).collect::<Vec<_>>()
         };
         assert_eq!(
             rows([20.0, 21.5]),
-            [[[Some(20.0), None, Some(9.0)]], [[Some(21.5), Some(1.5), Some(9.0)]]]
+            [
+                [[Some(20.0), None, Some(9.0)]],
+                [[Some(21.5), Some(1.5), Some(9.0)]]
+            ]
         );
         assert_eq!(rows([f64::INFINITY, 40.0])[1], [[Some(40.0), None, Some(9.0)]]);
     }

@@ -36,7 +36,11 @@ impl Meters {
         }
         chosen.sort_by_key(|metric| *metric as usize);
         chosen.dedup();
-        if let Some(metric) = args.metrics.iter().find(|metric| metric.column().needs_truth && !truth) {
+        if let Some(metric) = args
+            .metrics
+            .iter()
+            .find(|metric| metric.column().needs_truth && !truth)
+        {
             bail!(Usage(format!(
                 "{} compares with the truth; give the sharp images: --sharp",
                 metric.column().name

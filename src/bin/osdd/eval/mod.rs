@@ -55,7 +55,9 @@ pub(crate) fn run(args: EvalArgs) -> Result<()> {
     let measured = measure::run(&plan, &mut meters)?;
     let mut columns = meters.columns().to_vec();
     let mut rows = measured.rows;
-    let psnr = columns.iter().position(|column| column.key == Metric::Psnr.column().key);
+    let psnr = columns
+        .iter()
+        .position(|column| column.key == Metric::Psnr.column().key);
     if let Some(psnr) = psnr.filter(|_| plan.inputs == Inputs::Pairs && !plan.models.is_empty()) {
         columns.insert(psnr + 1, Column::gain());
         measure::insert_gain(&mut rows, psnr);
@@ -144,7 +146,9 @@ impl Plan {
 
 /// Makes sure before the work that the file can be written after it; "-" is no file.
 fn reserve(path: &Path) -> Result<Option<PendingFile>> {
-    (path != Path::new("-")).then(|| PendingFile::create(path)).transpose()
+    (path != Path::new("-"))
+        .then(|| PendingFile::create(path))
+        .transpose()
 }
 
 fn finish(file: PendingFile, text: &str) -> Result<()> {

@@ -48,9 +48,9 @@
       const [before, after] = ["left", "right"].map((side) => version(side).figures ?? []);
       list.replaceChildren(
         ...columns.flatMap(({ name, unit }, index) => {
-          const values = [before[index], after[index]];
-          if (values.every((value) => value == null)) return [];
-          const text = `${values.map((value) => value ?? "–").join(" → ")} ${unit}`;
+          const values = [before[index], after[index]].filter((value) => value != null);
+          if (values.length === 0) return [];
+          const text = `${values.join(" → ")} ${unit}`;
           return make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: text }));
         }),
       );

@@ -61,7 +61,12 @@ fn heading(figures: &Figures) -> String {
     if !figures.left_out.is_empty() {
         let _ = writeln!(text, "<p class=\"warning\">Left out:</p>\n<ul class=\"warning\">");
         for image in &figures.left_out {
-            let _ = writeln!(text, "<li>{}: {}</li>", escape(&image.name), escape(&image.reason));
+            let _ = writeln!(
+                text,
+                "<li>{}: {}</li>",
+                escape(&image.name),
+                escape(&image.reason)
+            );
         }
         text += "</ul>\n";
     }
@@ -89,8 +94,9 @@ fn section(figures: &Figures, group: &Group, open: bool) -> String {
 }
 
 fn values_table(figures: &Figures, value: &dyn Fn(&Row, usize) -> Option<f64>) -> String {
-    let mut text = "<div class=\"scroll\"><table>\n<thead><tr><th scope=\"col\">method</th><th scope=\"col\">gamma</th>"
-        .to_owned();
+    let mut text =
+        "<div class=\"scroll\"><table>\n<thead><tr><th scope=\"col\">method</th><th scope=\"col\">gamma</th>"
+            .to_owned();
     let mut columns = Vec::new();
     for (index, column) in figures.columns.iter().enumerate() {
         let _ = write!(
@@ -129,7 +135,12 @@ fn plots(figures: &Figures, group: &Group) -> String {
     let mut plots = String::new();
     let mut has_truth = false;
     // The gain is the PSNR from another zero.
-    for (index, column) in figures.columns.iter().enumerate().filter(|(_, column)| !column.signed) {
+    for (index, column) in figures
+        .columns
+        .iter()
+        .enumerate()
+        .filter(|(_, column)| !column.signed)
+    {
         let mean = |row: &Row| figures.mean(row, group, index).mean;
         let series: Vec<Series> = models
             .iter()
@@ -188,7 +199,9 @@ fn pictures(figures: &Figures, gallery: &Gallery) -> String {
         (shown, all) => format!(" <span>{shown} of {all} images</span>"),
     };
     // In a script element only "<" could end it.
-    let data = pictures_json(figures, gallery).to_string().replace('<', "\\u003c");
+    let data = pictures_json(figures, gallery)
+        .to_string()
+        .replace('<', "\\u003c");
     format!(
         "<section id=\"pictures\">\n<h2>Pictures</h2>{count}\n\
          <p class=\"note\">Crops at full resolution, where an image has most detail (JPEG, quality 90; the figures are those of \
@@ -223,8 +236,14 @@ fn exhibit_json(figures: &Figures, exhibit: &Exhibit) -> Value {
                 None => Value::Null,
                 value => column.format(*value).into(),
             };
-            let values: Option<Vec<Value>> =
-                row.map(|row| figures.columns.iter().zip(&row.values[exhibit.image]).map(format).collect());
+            let values: Option<Vec<Value>> = row.map(|row| {
+                figures
+                    .columns
+                    .iter()
+                    .zip(&row.values[exhibit.image])
+                    .map(format)
+                    .collect()
+            });
             json!({ "label": label(&version.method), "uri": version.uri, "figures": values })
         })
         .collect();

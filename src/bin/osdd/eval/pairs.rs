@@ -150,7 +150,10 @@ fn images(path: &Path) -> Result<BTreeMap<String, PathBuf>> {
     let cannot_read = || format!("cannot read {}", path.display());
     let name = |file: &Path| file.file_stem().map(|stem| stem.to_string_lossy().into_owned());
     if std::fs::metadata(path).with_context(cannot_read)?.is_file() {
-        return Ok(name(path).map(|name| (name, path.to_owned())).into_iter().collect());
+        return Ok(name(path)
+            .map(|name| (name, path.to_owned()))
+            .into_iter()
+            .collect());
     }
     let mut images = BTreeMap::new();
     for entry in std::fs::read_dir(path).with_context(cannot_read)? {

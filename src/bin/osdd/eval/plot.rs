@@ -33,7 +33,9 @@ pub(super) struct Level {
 
 /// An empty text when there is nothing to plot.
 pub(super) fn svg(column: &Column, series: &[Series], levels: &[Level]) -> String {
-    let lines = series.iter().flat_map(|series| series.points.iter().map(|point| point.1));
+    let lines = series
+        .iter()
+        .flat_map(|series| series.points.iter().map(|point| point.1));
     let values: Vec<f64> = lines.chain(levels.iter().map(|level| level.value)).collect();
     if series.iter().all(|series| series.points.is_empty()) {
         return String::new();
@@ -137,7 +139,11 @@ fn line(text: &mut String, column: &Column, axis: &Axis, index: usize, series: &
     for (gamma, value) in points {
         let shown = column.format(Some(value));
         let note = format!("{}, gamma {gamma}: {shown} {}", escape(&series.name), column.unit);
-        let _ = writeln!(text, "{}", marker(index, x(gamma), axis.y(value), note.trim_end()));
+        let _ = writeln!(
+            text,
+            "{}",
+            marker(index, x(gamma), axis.y(value), note.trim_end())
+        );
     }
 }
 
@@ -212,7 +218,13 @@ mod tests {
 
     #[test]
     fn an_axis_holds_its_values_between_round_ticks() {
-        for values in [&[22.61, 23.10, 23.12][..], &[0.0631, 0.0702], &[7.0], &[0.0], &[-3.0, 120.0]] {
+        for values in [
+            &[22.61, 23.10, 23.12][..],
+            &[0.0631, 0.0702],
+            &[7.0],
+            &[0.0],
+            &[-3.0, 120.0],
+        ] {
             let axis = Axis::around(values);
             for value in values {
                 let y = axis.y(*value);

@@ -1,7 +1,8 @@
 """Scores images with pyiqa for `osdd eval`: a request a line on standard input, an answer a line on standard output.
 
 Arguments: a device ("auto" lets pyiqa choose), then pyiqa's names of the metrics.
-First answer: {"metrics": [{"name", "lower_better", "needs_reference"}]}, or {"error": text, "kind": kind of trouble}.
+First answer: {"metrics": [{"name", "lower_better", "needs_reference"}]}, or {"kind", "error"}: "import"
+and why, "unknown" and a metric's name, or the name of a metric that cannot be loaded and why.
 Request: {"image": path, "reference": path or null}. Answer: {"values": [number or null], "errors": [text or null]}.
 """
 
@@ -19,8 +20,12 @@ def answer(value):
 
 
 def fail(kind, error):
-    answer({"kind": kind, "error": f"{type(error).__name__}: {error}"})
+    answer({"kind": kind, "error": error})
     sys.exit(0)
+
+
+def told(error):
+    return f"{type(error).__name__}: {error}"
 
 
 def score(name, metric, request):
@@ -34,7 +39,7 @@ def score(name, metric, request):
         value = float(metric(*arguments))
         return (value, None) if value - value == 0 else (None, "the result is not finite")
     except Exception as error:
-        return None, f"{type(error).__name__}: {error}"
+        return None, told(error)
 
 
 def needs_reference(metric):
@@ -45,17 +50,17 @@ def main(device, names):
     try:
         import pyiqa
     except Exception as error:
-        fail("import", error)
+        fail("import", told(error))
     known = pyiqa.list_models()
     for name in names:
         if name not in known:
-            fail("unknown", ValueError(name))
+            fail("unknown", name)
     metrics = []
     for name in names:
         try:
             metrics.append(pyiqa.create_metric(name, device=None if device == "auto" else device))
         except BaseException as error:
-            fail(name, error)
+            fail(name, told(error))
     answer(
         {
             "metrics": [

@@ -130,7 +130,7 @@ impl Pyiqa {
                 bail!("{python} cannot import pyiqa ({error}); install it: {python} -m pip install pyiqa")
             }
             Greeting::Trouble { kind, error } if kind == "unknown" => bail!(
-                "pyiqa has no metric of this name ({error}); it lists them: {python} -c 'import pyiqa; print(pyiqa.list_models())'"
+                "pyiqa has no metric '{error}'; it lists them: {python} -c 'import pyiqa; print(pyiqa.list_models())'"
             ),
             Greeting::Trouble { kind: name, error } => bail!(
                 "pyiqa cannot load {name} ({error}); let it download the weights where there is a network: {python} -c \
@@ -145,7 +145,9 @@ impl Pyiqa {
     /// Python ended, or the user asked to stop.
     pub fn score(&mut self, frame: &Frame, truth: Option<&Frame>) -> Result<Vec<Option<f64>>> {
         let image = self.store(frame, "image.png")?;
-        let reference = truth.map(|truth| self.store(truth, "reference.png")).transpose()?;
+        let reference = truth
+            .map(|truth| self.store(truth, "reference.png"))
+            .transpose()?;
         let mut request = serde_json::to_vec(&Request {
             image: &image,
             reference: reference.as_deref(),
@@ -188,7 +190,10 @@ impl Pyiqa {
 
     /// Why the process has ended.
     fn obituary(&mut self) -> String {
-        let status = self.child.wait().map_or("?".to_owned(), |status| status.to_string());
+        let status = self
+            .child
+            .wait()
+            .map_or("?".to_owned(), |status| status.to_string());
         let lines = self.complaints.take().and_then(|thread| thread.join().ok());
         let last = lines
             .unwrap_or_default()
@@ -219,7 +224,10 @@ fn column(metric: Loaded) -> Column {
     let digits = if metric.name.starts_with("musiq") { 2 } else { 4 };
     let own = Metric::ALL.iter().any(|own| own.column().key == metric.name);
     let (key, name) = if own {
-        (format!("pyiqa_{}", metric.name), format!("{} pyiqa", metric.name.to_uppercase()))
+        (
+            format!("pyiqa_{}", metric.name),
+            format!("{} pyiqa", metric.name.to_uppercase()),
+        )
     } else {
         (metric.name.clone(), metric.name.to_uppercase())
     };

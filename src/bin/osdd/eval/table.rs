@@ -13,13 +13,6 @@ const FEW_ROWS: usize = 40;
 /// Means for each group, and the figures of each image where `per_image` or where those are few.
 pub(super) fn render(figures: &Figures, per_image: bool) -> String {
     let mut text = heading(figures);
-    let singles = figures.images.len();
-    if per_image || (singles > 1 && singles * figures.rows.len() <= FEW_ROWS) {
-        for (index, name) in figures.images.iter().enumerate() {
-            let value = |row: &Row, column: usize| row.values[index][column];
-            text += &format!("\n{name}\n{}", block(figures, &value));
-        }
-    }
     for group in &figures.groups {
         let value = |row: &Row, column: usize| figures.mean(row, group, column).shown();
         let title = match group.members.as_slice() {
@@ -29,6 +22,13 @@ pub(super) fn render(figures: &Figures, per_image: bool) -> String {
         text += &format!("\n{title}\n{}", block(figures, &value));
         for note in shortfalls(figures, &group.members) {
             text += &format!("{note}\n");
+        }
+    }
+    let singles = figures.images.len();
+    if per_image || (singles > 1 && singles * figures.rows.len() <= FEW_ROWS) {
+        for (index, name) in figures.images.iter().enumerate() {
+            let value = |row: &Row, column: usize| row.values[index][column];
+            text += &format!("\n{name}\n{}", block(figures, &value));
         }
     }
     text
@@ -73,7 +73,11 @@ pub(super) fn shortfalls(figures: &Figures, members: &[usize]) -> Vec<String> {
 fn block(figures: &Figures, value: &dyn Fn(&Row, usize) -> Option<f64>) -> String {
     let labels: Vec<(String, String)> = figures.rows.iter().map(|row| label(&row.method)).collect();
     let width = |texts: &mut dyn Iterator<Item = &String>, least: usize| {
-        texts.map(|text| text.chars().count()).max().unwrap_or(0).max(least)
+        texts
+            .map(|text| text.chars().count())
+            .max()
+            .unwrap_or(0)
+            .max(least)
     };
     let name_width = width(&mut labels.iter().map(|(name, _)| name), 6);
     let gamma_width = width(&mut labels.iter().map(|(_, gamma)| gamma), 5);
@@ -85,7 +89,10 @@ fn block(figures: &Figures, value: &dyn Fn(&Row, usize) -> Option<f64>) -> Strin
         .enumerate()
         .map(|(index, column)| cells(figures, column, &|row| value(row, index)))
         .collect();
-    let widths: Vec<usize> = columns.iter().map(|cells| width(&mut cells.iter(), 0) + 2).collect();
+    let widths: Vec<usize> = columns
+        .iter()
+        .map(|cells| width(&mut cells.iter(), 0) + 2)
+        .collect();
 
     let mut text = String::new();
     let mut next = 0;
@@ -116,7 +123,11 @@ fn cells(figures: &Figures, column: &Column, value: &dyn Fn(&Row) -> Option<f64>
     let unit = format!("{} {} ", column.unit, column.arrow());
     let mut cells = vec![format!("{} ", column.name), unit.trim_start().to_owned()];
     for (value, best) in values.iter().zip(best) {
-        cells.push(format!("{}{}", column.format(*value), if best { "*" } else { " " }));
+        cells.push(format!(
+            "{}{}",
+            column.format(*value),
+            if best { "*" } else { " " }
+        ));
     }
     cells
 }
