@@ -64,7 +64,7 @@ static CUDA_DEVICES: Lazy<usize> = Lazy::new(|| {
 ///
 /// # Errors
 /// [`Error::Device`] for a GPU that is not there.
-pub(super) fn resolve(device: Device) -> Result<(Device, tch::Device)> {
+pub(crate) fn resolve(device: Device) -> Result<(Device, tch::Device)> {
     match device {
         Device::Cpu => Ok((Device::Cpu, tch::Device::Cpu)),
         Device::Auto if *CUDA_DEVICES == 0 => Ok((Device::Cpu, tch::Device::Cpu)),

@@ -34,6 +34,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 pub use config::{EngineConfig, Precision};
 pub use device::Device;
+pub(crate) use device::resolve as resolve_device;
 use flight::{Flight, Reply};
 use worker::{Job, Shared};
 

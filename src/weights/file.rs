@@ -26,7 +26,7 @@ pub struct Weights {
 }
 
 /// One safetensors file in memory: its name for errors, and its bytes.
-pub(super) type NamedBytes<'a> = (String, Cow<'a, [u8]>);
+pub(crate) type NamedBytes<'a> = (String, Cow<'a, [u8]>);
 
 impl Weights {
     /// Reads `config.json` and every `*.safetensors` of a folder.
@@ -83,12 +83,7 @@ impl Weights {
             take_all(&mut found, &prefix, &lora, dtype, &all).map(Some)
         };
         let (lora_r, lora_s) = (take_lora(Adapter::R)?, take_lora(Adapter::S)?);
-        if let Some((name, found)) = found.pop_first() {
-            return Err(Error::TensorUnexpected {
-                name,
-                file: found.file.to_owned(),
-            });
-        }
+        nothing_left(found)?;
         Ok(Weights {
             config,
             base,
@@ -123,6 +118,34 @@ impl Weights {
         save_safetensors(&dir.join("model.safetensors"), &tensors, None)?;
         let json = serde_json::to_string_pretty(&self.config).expect("a config is plain data");
         write_atomically(&dir.join("config.json"), json.as_bytes())
+    }
+}
+
+/// The tensors of `files`, which must be those of `shapes` and no others, all float32.
+///
+/// # Errors
+/// Each way in which the tensors do not fit.
+pub(crate) fn take_exactly(files: &[NamedBytes], shapes: &BTreeMap<String, Vec<i64>>) -> Result<TensorMap> {
+    let mut found = read_tensors(files)?;
+    let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
+    let tensors = take_all(
+        &mut found,
+        "",
+        shapes,
+        dtypes(WeightsDtype::F32),
+        &names.join(", "),
+    )?;
+    nothing_left(found)?;
+    Ok(tensors)
+}
+
+fn nothing_left(mut found: BTreeMap<String, Found>) -> Result<()> {
+    match found.pop_first() {
+        Some((name, found)) => Err(Error::TensorUnexpected {
+            name,
+            file: found.file.to_owned(),
+        }),
+        None => Ok(()),
     }
 }
 

@@ -6,6 +6,7 @@ mod preset;
 mod shared;
 
 pub use adapter::{Adapter, EndPoints, Merged, adapted_modules, lora_shapes, merge_functional};
+pub(crate) use file::take_exactly;
 pub use file::{Weights, save_safetensors};
 pub use preset::{ModelInfo, identity, installed_models, load_model};
 pub(crate) use shared::shared_model;
