@@ -213,6 +213,41 @@ fn blurry_images_alone_get_what_needs_no_truth() {
 }
 
 #[test]
+fn a_metric_that_cannot_be_had_is_named_or_absent() {
+    let folder = pairs();
+    let output = osdd(&folder, "eval --blurry blurry --sharp sharp --model none");
+    let (table, notes) = (String::from_utf8_lossy(&output.stdout), stderr(&output));
+    assert!(output.status.success(), "{notes}");
+    for text in [
+        "LPIPS vgg",
+        "DISTS",
+        "dists.safetensors",
+        "convert_metrics.py",
+        "osdd/metrics",
+    ] {
+        assert!(notes.contains(text), "{text}: {notes}");
+    }
+    assert!(!table.contains("DISTS") && table.contains("SSIM"), "{table}");
+    // NIQE needs 96x96 pixels.
+    assert!(table.contains("NIQE: no image has"), "{table}");
+
+    let asked = "eval --blurry blurry --sharp sharp --metrics dists";
+    let text = fails(&folder, &format!("{asked} --metrics-weights here"), 1);
+    assert!(text.contains("dists.safetensors is not in here"), "{text}");
+    fs::create_dir(folder.path().join("here")).unwrap();
+    fs::write(folder.path().join("here/dists.safetensors"), "no tensors").unwrap();
+    let text = fails(&folder, &format!("{asked} --metrics-weights here"), 1);
+    assert!(text.contains("here/dists.safetensors"), "{text}");
+
+    save(&folder, "large/a.png", &checkers(192, 96).blur(1.0));
+    save(&folder, "large/b.png", &checkers(64, 96));
+    let report = report(&folder, "--blurry large --model none --metrics niqe");
+    let niqe = &rows(&report, "input")[0]["means"]["all"]["niqe"];
+    assert_eq!(niqe["images"], 1);
+    assert!(niqe["mean"].is_number());
+}
+
+#[test]
 fn two_files_are_a_pair_whatever_their_names() {
     let folder = pairs();
     let one = report(

@@ -47,18 +47,7 @@ pub(super) fn svg(column: &Column, series: &[Series], levels: &[Level]) -> Strin
     );
     frame(&mut text, column, &axis);
     for level in levels {
-        let y = axis.y(level.value);
-        let (x, anchor) = match level.name {
-            "input" => (LEFT + 4.0, "start"),
-            _ => (RIGHT - 4.0, "end"),
-        };
-        let _ = writeln!(
-            text,
-            "<line class=\"level {0}\" x1=\"{LEFT}\" x2=\"{RIGHT}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\
-             <text class=\"level-name\" x=\"{x}\" y=\"{1:.1}\" text-anchor=\"{anchor}\">{0}</text>",
-            level.name,
-            y - 4.0
-        );
+        text += &draw_level(column, &axis, level);
     }
     for (index, series) in series.iter().enumerate() {
         line(&mut text, column, &axis, index, series);
@@ -121,6 +110,33 @@ fn frame(text: &mut String, column: &Column, axis: &Axis) {
         BOTTOM + 38.0,
         (LEFT + RIGHT) / 2.0
     );
+}
+
+/// A line, or where it would be if the axis reached that far.
+fn draw_level(column: &Column, axis: &Axis, level: &Level) -> String {
+    let Level { name, value } = level;
+    let (x, anchor) = match *name {
+        "input" => (LEFT + 4.0, "start"),
+        _ => (RIGHT - 4.0, "end"),
+    };
+    let shown = column.format(Some(*value));
+    let (y, text) = if *value > axis.high {
+        (TOP + 12.0, format!("{name} {shown} ↑"))
+    } else if *value < axis.low {
+        (BOTTOM - 6.0, format!("{name} {shown} ↓"))
+    } else {
+        (axis.y(*value) - 4.0, (*name).to_owned())
+    };
+    let label =
+        format!("<text class=\"level-name\" x=\"{x}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{text}</text>\n");
+    if (axis.low..=axis.high).contains(value) {
+        let y = axis.y(*value);
+        format!(
+            "<line class=\"level {name}\" x1=\"{LEFT}\" x2=\"{RIGHT}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>{label}"
+        )
+    } else {
+        label
+    }
 }
 
 fn line(text: &mut String, column: &Column, axis: &Axis, index: usize, series: &Series) {
@@ -249,13 +265,16 @@ mod tests {
             name: name.to_owned(),
             points,
         });
-        let levels = [Level {
-            name: "input",
-            value: 22.5,
-        }];
+        let level = |name, value| Level { name, value };
+        let levels = [level("input", 22.5), level("truth", 99.0)];
         let text = svg(&Metric::Psnr.column(), &series, &levels);
         assert_eq!(text.matches("class=\"marker").count(), 4);
         assert_eq!(text.matches("class=\"level input\"").count(), 1);
+        assert!(!text.contains("class=\"level truth"), "{text}");
+        assert!(
+            text.contains("truth 99.00 ↑") && text.contains(">24.0</text>"),
+            "{text}"
+        );
         assert!(text.contains("a&lt;b, gamma 0.5: 23.50 dB"), "{text}");
         // From gamma 0 on the left to gamma 1 on the right, upwards.
         let path = text.split("class=\"line m0\" d=\"M").nth(1).unwrap();

@@ -48,7 +48,7 @@ fn heading(figures: &Figures) -> String {
     }
 }
 
-/// How many images the means are over, where that is not all of them.
+/// How many images the means of a column are over, where that is not all of them.
 pub(super) fn shortfalls(figures: &Figures, members: &[usize]) -> Vec<String> {
     let mut notes = Vec::new();
     for (index, column) in figures.columns.iter().enumerate() {
@@ -56,14 +56,15 @@ pub(super) fn shortfalls(figures: &Figures, members: &[usize]) -> Vec<String> {
             let finite = |image: &&usize| row.values[**image][index].is_some_and(f64::is_finite);
             members.iter().filter(finite).count()
         };
-        let counts = figures.rows.iter().map(has).filter(|count| *count > 0);
-        let fewest = counts.min().unwrap_or(members.len());
-        if fewest < members.len() {
-            notes.push(format!(
-                "{}: means over {fewest} of {} images; the others have none or an infinite one",
-                column.name,
-                members.len()
-            ));
+        let (name, all) = (&column.name, members.len());
+        match figures.rows.iter().map(has).filter(|count| *count > 0).min() {
+            Some(fewest) if fewest < all => notes.push(format!(
+                "{name}: means over {fewest} of {all} images; the others have none or an infinite one"
+            )),
+            None => notes.push(format!(
+                "{name}: no image has a finite one; some metrics need larger images"
+            )),
+            Some(_) => {}
         }
     }
     notes
@@ -97,6 +98,9 @@ fn block(figures: &Figures, value: &dyn Fn(&Row, usize) -> Option<f64>) -> Strin
     let mut text = String::new();
     let mut next = 0;
     while next < columns.len() {
+        if next > 0 {
+            text += "\n";
+        }
         let first = next;
         let mut used = lead;
         while next < columns.len() && (next == first || used + widths[next] <= WIDTH) {
