@@ -33,13 +33,18 @@ pub(super) struct Level {
 
 /// An empty text when there is nothing to plot.
 pub(super) fn svg(column: &Column, series: &[Series], levels: &[Level]) -> String {
-    let lines = series
-        .iter()
-        .flat_map(|series| series.points.iter().map(|point| point.1));
-    let values: Vec<f64> = lines.chain(levels.iter().map(|level| level.value)).collect();
     if series.iter().all(|series| series.points.is_empty()) {
         return String::new();
     }
+    // The truth is often so far away that nothing else could be told apart.
+    let near = levels
+        .iter()
+        .filter(|level| level.name != "truth")
+        .map(|level| level.value);
+    let lines = series
+        .iter()
+        .flat_map(|series| series.points.iter().map(|point| point.1));
+    let values: Vec<f64> = lines.chain(near).collect();
     let axis = Axis::around(&values);
     let mut text = format!(
         "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{} against gamma\">\n",
