@@ -9,7 +9,7 @@ use osdd::engine::Engine;
 use osdd::frame::Frame;
 
 use super::Plan;
-use super::figures::{LeftOut, Method, Row, Setup, Values};
+use super::figures::{Inputs, LeftOut, Method, Row, Setup, Values};
 use super::gallery::Gallery;
 use super::meters::Meters;
 use super::pairs::{Pair, Pixels};
@@ -30,13 +30,21 @@ pub(super) struct Measured {
 /// # Errors
 /// No image can be read; a model or a metric fails; an output cannot be written; the user asked to stop.
 pub(super) fn run(plan: &Plan, meters: &mut Meters) -> Result<Measured> {
-    let passes = 1 + plan.models.len() * plan.gammas.len();
-    let total = (plan.pairs.len() * passes) as u64;
-    let mut progress = Progress::new("eval".to_owned(), "measurements", Some(total));
-    let mut done = 0;
+    let mut counter = Counter::new(plan);
+    let mut measured = inputs(plan, meters, &mut counter)?;
+    for model in &plan.models {
+        // One model in memory at a time: it goes before the next one comes.
+        let engine = Engine::new(plan.runtime.config(model, plan.gammas[0], 1.0)?)?;
+        measured.setup.get_or_insert_with(|| plan.setup(engine.info()));
+        let rows = outputs(plan, &engine, model, meters, &mut measured, &mut counter)?;
+        measured.rows.extend(rows);
+    }
+    Ok(measured)
+}
 
-    let mut input = row(Method::Input);
-    let mut truth = row(Method::Truth);
+/// Measures what goes into the models, and finds out what can be read.
+fn inputs(plan: &Plan, meters: &mut Meters, counter: &mut Counter) -> Result<Measured> {
+    let (mut input, mut truth) = (row(Method::Input), row(Method::Truth));
     let (mut pairs, mut left_out) = (Vec::new(), Vec::new());
     for pair in &plan.pairs {
         interrupt::check()?;
@@ -45,22 +53,23 @@ pub(super) fn run(plan: &Plan, meters: &mut Meters) -> Result<Measured> {
                 input
                     .values
                     .push(measure(meters, pair, &pixels.input, pixels.truth.as_ref())?);
-                if let Some(frame) = plan.has_separate_truth().then_some(pixels.truth).flatten() {
+                if let Some(frame) = pixels.truth.filter(|_| plan.inputs == Inputs::Pairs) {
                     truth.values.push(measure(meters, pair, &frame, None)?);
                 }
                 pairs.push(pair.clone());
             }
             Err(error) => {
                 let reason = report::one_line(&error);
-                progress.line(|| report::warning(format_args!("{} is left out: {reason}", pair.name)));
+                counter
+                    .progress
+                    .line(|| report::warning(format_args!("{} is left out: {reason}", pair.name)));
                 left_out.push(LeftOut {
                     name: pair.name.clone(),
                     reason,
                 });
             }
         }
-        done += 1;
-        progress.update(done, done);
+        counter.step();
     }
     match (pairs.len(), left_out.len()) {
         (0, count) => bail!("none of the {count} images can be measured"),
@@ -70,60 +79,76 @@ pub(super) fn run(plan: &Plan, meters: &mut Meters) -> Result<Measured> {
             plan.pairs.len()
         )),
     }
-
-    let mut gallery = plan.gallery.map(|size| Gallery::open(&pairs, size)).transpose()?;
+    let gallery = plan.gallery.map(|size| Gallery::open(&pairs, size)).transpose()?;
     let mut rows = vec![input];
-    if plan.has_separate_truth() {
+    if plan.inputs == Inputs::Pairs {
         rows.push(truth);
-    }
-    let mut setup = None;
-    for model in &plan.models {
-        // One model in memory at a time: it goes before the next one comes.
-        let engine = Engine::new(plan.runtime.config(model, plan.gammas[0], 1.0)?)?;
-        setup.get_or_insert_with(|| plan.setup(engine.info()));
-        let mut results: Vec<Row> = plan
-            .gammas
-            .iter()
-            .map(|&gamma| {
-                row(Method::Model {
-                    model: model.clone(),
-                    gamma,
-                })
-            })
-            .collect();
-        for (index, pair) in pairs.iter().enumerate() {
-            let Pixels { mut input, truth } = pair.read()?;
-            for result in &mut results {
-                let Method::Model { gamma, .. } = result.method else {
-                    continue;
-                };
-                engine.set_gamma(gamma);
-                let output = images::run(&engine, input)
-                    .with_context(|| format!("{model} cannot deblur {}", pair.name))?;
-                input = output.input;
-                result
-                    .values
-                    .push(measure(meters, pair, &output.frame, truth.as_ref())?);
-                if let Some(gallery) = &mut gallery {
-                    gallery.add(index, result.method.clone(), &output.frame)?;
-                }
-                if let Some(folder) = &plan.outputs {
-                    let path = output_folder(folder, model, gamma).join(format!("{}.png", pair.name));
-                    write_png(output.frame, &path)?;
-                }
-                done += 1;
-                progress.update(done, done);
-            }
-        }
-        rows.extend(results);
     }
     Ok(Measured {
         pairs,
         left_out,
         rows,
-        setup,
+        setup: None,
         gallery,
     })
+}
+
+/// Runs one model over all images and gammas: a row for each gamma.
+fn outputs(
+    plan: &Plan,
+    engine: &Engine,
+    model: &str,
+    meters: &mut Meters,
+    measured: &mut Measured,
+    counter: &mut Counter,
+) -> Result<Vec<Row>> {
+    let method = |gamma| Method::Model {
+        model: model.to_owned(),
+        gamma,
+    };
+    let mut rows: Vec<Row> = plan.gammas.iter().map(|gamma| row(method(*gamma))).collect();
+    for (index, pair) in measured.pairs.iter().enumerate() {
+        let Pixels { mut input, truth } = pair.read()?;
+        for (row, &gamma) in rows.iter_mut().zip(&plan.gammas) {
+            engine.set_gamma(gamma);
+            let output =
+                images::run(engine, input).with_context(|| format!("{model} cannot deblur {}", pair.name))?;
+            input = output.input;
+            row.values
+                .push(measure(meters, pair, &output.frame, truth.as_ref())?);
+            if let Some(gallery) = &mut measured.gallery {
+                gallery.add(index, method(gamma), &output.frame)?;
+            }
+            if let Some(folder) = &plan.outputs {
+                let path = output_folder(folder, model, gamma).join(format!("{}.png", pair.name));
+                write_png(output.frame, &path)?;
+            }
+            counter.step();
+        }
+    }
+    Ok(rows)
+}
+
+/// How many images have been measured, in whatever version.
+struct Counter {
+    done: u64,
+    progress: Progress,
+}
+
+impl Counter {
+    fn new(plan: &Plan) -> Self {
+        let versions = 1 + plan.models.len() * plan.gammas.len();
+        let total = (plan.pairs.len() * versions) as u64;
+        Self {
+            done: 0,
+            progress: Progress::new("eval".to_owned(), "measurements", Some(total)),
+        }
+    }
+
+    fn step(&mut self) {
+        self.done += 1;
+        self.progress.update(self.done, self.done);
+    }
 }
 
 fn row(method: Method) -> Row {

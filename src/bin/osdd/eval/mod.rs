@@ -129,11 +129,6 @@ impl Plan {
         })
     }
 
-    /// Whether there are sharp images beside the inputs.
-    fn has_separate_truth(&self) -> bool {
-        self.inputs == Inputs::Pairs
-    }
-
     fn setup(&self, info: &EngineInfo) -> Setup {
         Setup {
             device: info.device.to_string(),
