@@ -113,3 +113,32 @@ fn similarity(product: &Tensor, squares: &Tensor) -> Tensor {
 fn spatial_mean(x: &Tensor) -> Tensor {
     x.mean_dim([2i64, 3].as_slice(), true, Kind::Float)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::sobel_magnitude;
+    use crate::nn::Initializer;
+
+    #[test]
+    fn the_gradient_is_finite_everywhere_of_images_and_of_their_edges() {
+        tch::manual_seed(1);
+        let device = tch::Device::Cpu;
+        let dists = Dists::new(&Params::new(&Initializer::default()), device).unwrap();
+        let image = Tensor::rand([2, 3, 40, 33], (Kind::Float, device));
+        let other = &image * 0.5;
+        for (a, b, agree) in [
+            (&image, &other, false),
+            (&image.zeros_like(), &image, false),
+            (&image, &image, true),
+        ] {
+            let a = a.detach().copy().set_requires_grad(true);
+            let distance = dists.forward(&a, b) + dists.forward(&sobel_magnitude(&a), &sobel_magnitude(b));
+            assert_eq!(distance.size(), [2]);
+            assert_eq!(distance.abs().max().double_value(&[]) < 1e-5, agree);
+            distance.sum(Kind::Float).backward();
+            assert_eq!(a.grad().isfinite().all().int64_value(&[]), 1);
+            assert!(agree || a.grad().abs().max().double_value(&[]) > 0.0);
+        }
+    }
+}

@@ -106,3 +106,38 @@ fn unit_length(x: &Tensor) -> Tensor {
     let squares = x.square().sum_dim_intlist([1i64].as_slice(), true, Kind::Float);
     x / (squares.clamp_min(1e-30).sqrt() + 1e-10)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::Initializer;
+
+    fn gradient(lpips: &Lpips, a: &Tensor, b: &Tensor) -> Tensor {
+        let a = a.detach().copy().set_requires_grad(true);
+        lpips.forward(&a, b).sum(Kind::Float).backward();
+        a.grad()
+    }
+
+    #[test]
+    fn the_gradient_is_finite_everywhere_and_zero_only_where_images_agree() {
+        tch::manual_seed(1);
+        let device = tch::Device::Cpu;
+        let lpips = Lpips::new(&Params::new(&Initializer::default()), Backbone::Squeeze, device).unwrap();
+        let a = Tensor::rand([2, 3, 40, 33], (Kind::Float, device));
+        assert_eq!(lpips.forward(&a, &(&a * 0.5)).size(), [2]);
+        for (a, b) in [(&a, &(&a * 0.5)), (&a.zeros_like(), &a)] {
+            let gradient = gradient(&lpips, a, b);
+            assert_eq!(gradient.isfinite().all().int64_value(&[]), 1);
+            assert!(gradient.abs().max().double_value(&[]) > 0.0);
+        }
+        assert_eq!(gradient(&lpips, &a, &a).abs().max().double_value(&[]), 0.0);
+    }
+
+    #[test]
+    fn pixels_without_any_feature_have_no_gradient() {
+        let x = Tensor::zeros([1, 4, 2, 2], (Kind::Float, tch::Device::Cpu)).set_requires_grad(true);
+        // As after a ReLU, whose gradient is zero there: zero times infinity would be NaN.
+        unit_length(&x.relu()).sum(Kind::Float).backward();
+        assert_eq!(x.grad().abs().max().double_value(&[]), 0.0);
+    }
+}

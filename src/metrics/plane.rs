@@ -42,7 +42,7 @@ impl Plane {
     pub(super) fn luma(frame: &Frame) -> Self {
         let rgb: Vec<f32> = samples(frame).map(|v| v as f32).collect();
         let level = |p: &[f32]| {
-            let luma = p[2].mul_add(0.114, p[1].mul_add(0.587, p[0] * 0.299));
+            let luma = p[0] * 0.299 + p[1] * 0.587 + p[2] * 0.114;
             (luma * 255.0).round_ties_even() as f64
         };
         Plane {

@@ -68,8 +68,11 @@ pub fn load_model(name: &str) -> Result<Weights> {
     }
 }
 
-/// The name under which a process shares a model: `nano`, or the folder with links resolved.
-pub(super) fn identity(name: &str) -> Result<String> {
+/// What a model's name stands for, without loading it: `nano`, or the folder with links resolved.
+///
+/// # Errors
+/// [`Error::ModelNotFound`].
+pub fn identity(name: &str) -> Result<String> {
     Ok(match find(name)? {
         Place::BuiltIn => "nano".into(),
         Place::Folder(dir) => dir.canonicalize().unwrap_or(dir).display().to_string(),

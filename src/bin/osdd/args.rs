@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use osdd::engine::{Device, EngineConfig, Precision};
 
 use crate::Usage;
+use crate::eval;
 use crate::import::ImportArgs;
 use crate::train::TrainArgs;
 
@@ -30,12 +31,6 @@ Examples:
 Images: PNG, JPEG, WebP, TIFF, BMP; depth, transparency, colour profile and EXIF data are kept where the output format
 holds them. Videos: whatever GStreamer decodes; the container follows the output's extension (mp4, m4v, mov, mkv, webm,
 avi); sound and subtitles are copied without encoding them again wherever that container takes them.";
-
-const EVAL_EXAMPLES: &str = "\
-Examples:
-  osdd eval --blurry pairs/blurry --sharp pairs/sharp --gamma 0 --gamma 1
-  osdd eval --blurry val/blurry --sharp val/sharp --group 10px --group 22px --json figures.json
-  osdd eval --sharp kodak/              sharp images must come out unharmed";
 
 const BENCH_EXAMPLES: &str = "\
 Examples:
@@ -68,9 +63,9 @@ pub(crate) enum Command {
     /// Deblur images, folders of images and videos
     #[command(after_help = DEBLUR_EXAMPLES)]
     Deblur(DeblurArgs),
-    /// Measure a model on images whose sharp version is known
-    #[command(after_help = EVAL_EXAMPLES)]
-    Eval(EvalArgs),
+    /// Measure models on images, in figures and pictures
+    #[command(after_help = eval::EXAMPLES)]
+    Eval(eval::EvalArgs),
     /// Measure frames per second and peak memory
     #[command(after_help = BENCH_EXAMPLES)]
     Bench(BenchArgs),
@@ -84,12 +79,19 @@ pub(crate) enum Command {
     Import(ImportArgs),
 }
 
-/// Which model runs, where, and how a frame is cut into tiles.
+/// Which model runs, and how.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct EngineArgs {
     /// Preset, or the folder of a model
     #[arg(long, default_value = "nano", value_name = "NAME|DIR")]
     pub model: String,
+    #[command(flatten)]
+    pub runtime: RuntimeArgs,
+}
+
+/// Where a model runs, and how a frame is cut into tiles.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RuntimeArgs {
     /// auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     pub device: Device,
@@ -108,8 +110,30 @@ impl EngineArgs {
     /// # Errors
     /// [`Usage`] when a value is out of the engine's range.
     pub fn config(&self, gamma: f64, strength: f64) -> Result<EngineConfig, Usage> {
+        self.runtime.config(&self.model, gamma, strength)
+    }
+
+    /// The same arguments again, for a child process.
+    pub fn to_command_line(&self) -> Vec<String> {
+        [
+            ("--model", self.model.clone()),
+            ("--device", self.runtime.device.to_string()),
+            ("--precision", self.runtime.precision.to_string()),
+            ("--tile", self.runtime.tile.to_string()),
+            ("--overlap", self.runtime.overlap.to_string()),
+        ]
+        .into_iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect()
+    }
+}
+
+impl RuntimeArgs {
+    /// # Errors
+    /// [`Usage`] when a value is out of the engine's range.
+    pub fn config(&self, model: &str, gamma: f64, strength: f64) -> Result<EngineConfig, Usage> {
         let config = EngineConfig {
-            model: self.model.clone(),
+            model: model.to_owned(),
             device: self.device,
             precision: self.precision,
             tile_size: self.tile,
@@ -120,20 +144,6 @@ impl EngineArgs {
         };
         config.validate().map_err(|error| Usage(error.to_string()))?;
         Ok(config)
-    }
-
-    /// The same arguments again, for a child process.
-    pub fn to_command_line(&self) -> Vec<String> {
-        [
-            ("--model", self.model.clone()),
-            ("--device", self.device.to_string()),
-            ("--precision", self.precision.to_string()),
-            ("--tile", self.tile.to_string()),
-            ("--overlap", self.overlap.to_string()),
-        ]
-        .into_iter()
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect()
     }
 }
 
@@ -165,27 +175,6 @@ pub(crate) struct DeblurArgs {
     /// Replace existing outputs (never an input)
     #[arg(short, long)]
     pub force: bool,
-}
-
-#[derive(Args, Clone, Debug)]
-pub(crate) struct EvalArgs {
-    /// Folder of blurry images, named like the sharp ones; without it the sharp images themselves go in
-    #[arg(long, value_name = "DIR")]
-    pub blurry: Option<PathBuf>,
-    /// Folder of sharp images
-    #[arg(long, value_name = "DIR")]
-    pub sharp: PathBuf,
-    /// Gamma to measure at; may be given several times [default: 0.7]
-    #[arg(long, value_parser = unit_interval)]
-    pub gamma: Vec<f64>,
-    /// Also give the means over the images with this in their name; may be given several times
-    #[arg(long, value_name = "TEXT")]
-    pub group: Vec<String>,
-    #[command(flatten)]
-    pub engine: EngineArgs,
-    /// Write every figure to this file ("-": standard output, instead of the table)
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -291,7 +280,7 @@ impl fmt::Display for Size {
     }
 }
 
-fn unit_interval(text: &str) -> Result<f64, String> {
+pub(crate) fn unit_interval(text: &str) -> Result<f64, String> {
     text.parse()
         .ok()
         .filter(|value| (0.0..=1.0).contains(value))

@@ -93,12 +93,13 @@ impl Origin {
     }
 }
 
-/// The pixels of an image for measurements: colour only, 16 bits where the file has them.
+/// The pixels of an image for measurements: upright, colour only, 16 bits where the file has them.
 ///
 /// # Errors
 /// As [`read`].
 pub(crate) fn read_rgb(path: &Path) -> Result<DynamicImage> {
-    let (image, _) = decode(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let (mut image, origin) = decode(path).with_context(|| format!("cannot read {}", path.display()))?;
+    image.apply_orientation(origin.orientation);
     Ok(match image {
         DynamicImage::ImageLuma16(_)
         | DynamicImage::ImageLumaA16(_)
@@ -179,7 +180,11 @@ pub(crate) fn to_frame(image: &DynamicImage) -> Result<Frame> {
     )?)
 }
 
-fn from_frame(frame: Frame, gray: bool) -> Result<DynamicImage> {
+/// The image of a frame; of its luma where `gray`.
+///
+/// # Errors
+/// The frame's data does not fit its size.
+pub(crate) fn from_frame(frame: Frame, gray: bool) -> Result<DynamicImage> {
     let (width, height) = (u32::try_from(frame.width)?, u32::try_from(frame.height)?);
     let words = |data: Vec<u8>| {
         data.chunks_exact(2)

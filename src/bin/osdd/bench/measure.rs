@@ -143,8 +143,8 @@ fn pipeline(size: Size, args: &BenchArgs, moving_gamma: bool) -> Result<Sample> 
         frames_per_second: rate(&ends)?,
         peak_memory_mib: peak_memory_mib(),
         model: told("model", &args.engine.model),
-        device: told("device", &args.engine.device.to_string()),
-        precision: told("precision", &args.engine.precision.to_string()),
+        device: told("device", &args.engine.runtime.device.to_string()),
+        precision: told("precision", &args.engine.runtime.precision.to_string()),
         stages: None,
     })
 }

@@ -67,11 +67,11 @@ pub(crate) fn make(factory: &str) -> Result<gst::Element> {
 /// Gives `osdddeblur` its model, device and tiles.
 pub(crate) fn configure(deblur: &gst::Element, args: &EngineArgs) {
     deblur.set_property("model", &args.model);
-    deblur.set_property("device", args.device.to_string());
-    deblur.set_property_from_str("precision", &args.precision.to_string());
+    deblur.set_property("device", args.runtime.device.to_string());
+    deblur.set_property_from_str("precision", &args.runtime.precision.to_string());
     // From text, whichever width of integer the properties have.
-    deblur.set_property_from_str("tile-size", &args.tile.to_string());
-    deblur.set_property_from_str("tile-overlap", &args.overlap.to_string());
+    deblur.set_property_from_str("tile-size", &args.runtime.tile.to_string());
+    deblur.set_property_from_str("tile-overlap", &args.runtime.overlap.to_string());
 }
 
 /// The first of these elements that is installed.
