@@ -11,7 +11,8 @@ use osdd::weights::save_safetensors;
 use serde_json::Value;
 use tch::Tensor;
 
-const TOLERANCE: f64 = 1e-4;
+/// Absolute. AlexNet with another rounding of its pooled sizes is 1.4e-5 off; what single precision costs is below 1e-6.
+const TOLERANCE: f64 = 5e-6;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -96,6 +96,7 @@ fn vae_config(skip_layers: usize) -> VaeConfig {
         mid_block: true,
         mid_attention: true,
         skip_layers,
+        skip_levels: None,
         scaling_factor: config["scaling_factor"].as_f64().unwrap(),
         patch_size: 1,
         residual_output: false,

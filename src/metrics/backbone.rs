@@ -6,7 +6,7 @@ use std::str::FromStr;
 use tch::Tensor;
 
 use crate::Result;
-use crate::nn::{Conv2d, Params};
+use crate::nn::{Conv2d, Params, channels_last};
 
 /// A network that was trained to classify ImageNet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,7 +174,8 @@ impl Features {
 
     /// Feature maps of `x` `[B, 3, H, W]`, normalised as the network was trained; from fine to coarse.
     pub(super) fn forward(&self, x: &Tensor) -> Vec<Tensor> {
-        let mut x = x.shallow_clone();
+        // Twice as fast on a CPU as channels outermost.
+        let mut x = channels_last(x);
         let mut maps = Vec::new();
         for layer in &self.layers {
             x = match layer {

@@ -24,6 +24,5 @@ pub use gradient::mean_gradient;
 pub use lpips::Lpips;
 pub use niqe::Niqe;
 pub use psnr::psnr;
-#[allow(unused_imports, reason = "the training's stage 2 is its only user")]
 pub(crate) use sobel::sobel_magnitude;
 pub use ssim::ssim;

@@ -7,7 +7,6 @@ use tch::{Kind, Tensor};
 /// `x` is `[B, 3, H, W]` in [0, 1]; so is the result, though it can reach 4 * sqrt(2). The kernels are the usual 1, 2, 1
 /// without a division; border pixels are repeated outwards, so that a flat image has no edges. The small constant keeps
 /// the gradient of the root finite there.
-#[allow(dead_code, reason = "the training's stage 2 is its only user")]
 pub(crate) fn sobel_magnitude(x: &Tensor) -> Tensor {
     let x = x.to_kind(Kind::Float);
     let luma = Tensor::from_slice(&[0.299f32, 0.587, 0.114]).view([1, 3, 1, 1]);

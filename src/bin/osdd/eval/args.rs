@@ -16,7 +16,7 @@ Examples:
   osdd eval --blurry B --sharp S --gamma 0.7,1 --pyiqa --html page.html      every column of the paper's tables
 
 The blurry input itself is always measured too. LPIPS and DISTS need weights that osdd does not come with:
-scripts/convert_metrics.py makes them, and they are looked for in $OSDD_METRICS and ~/.local/share/osdd/metrics.";
+scripts/convert_metrics.py makes them, and they are looked for in $OSDD_METRICS, or in ~/.local/share/osdd/metrics.";
 
 #[derive(Args, Clone, Debug)]
 #[command(group = ArgGroup::new("inputs").args(["blurry", "sharp"]).multiple(true).required(true))]
@@ -39,7 +39,7 @@ pub(crate) struct EvalArgs {
     /// Only these metrics; a list [default: all that can be had]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "LIST")]
     pub metrics: Vec<Metric>,
-    /// Folder of the weights of LPIPS and DISTS [default: $OSDD_METRICS, ~/.local/share/osdd/metrics]
+    /// Folder of the weights of LPIPS and DISTS [default: $OSDD_METRICS, or ~/.local/share/osdd/metrics]
     #[arg(long, value_name = "DIR")]
     pub metrics_weights: Option<PathBuf>,
     /// Measure with the Python package pyiqa too, run by this Python

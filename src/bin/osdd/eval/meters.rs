@@ -10,7 +10,7 @@ use osdd::metrics::{Backbone, Dists, Lpips, Niqe, mean_gradient, psnr, ssim};
 use super::args::EvalArgs;
 use super::metric::{Column, Metric};
 use super::pyiqa::Pyiqa;
-use crate::{Usage, interrupt, report};
+use crate::{Usage, interrupt, metrics_weights, report};
 
 /// How to make what is missing.
 const CONVERTER: &str = "scripts/convert_metrics.py makes it";
@@ -37,7 +37,7 @@ impl Meters {
     /// # Errors
     /// [`Usage`] where a metric needs a truth that is not there; weights that are missing or broken; pyiqa does not start.
     pub fn open(args: &EvalArgs, truth: bool) -> Result<Self> {
-        let weights = Weights::new(args);
+        let weights = Weights(metrics_weights::folder(args.metrics_weights.as_deref()));
         let mut chosen = args.metrics.clone();
         if let Some(metric) = chosen.iter().find(|metric| metric.column().needs_truth && !truth) {
             bail!(Usage(format!(
@@ -134,43 +134,18 @@ impl Meter {
     }
 }
 
-/// Where the weights of metrics are looked for.
-struct Weights {
-    folders: Vec<PathBuf>,
-}
+/// The folder of the metrics' weights.
+struct Weights(PathBuf);
 
 impl Weights {
-    /// The folder of the command line, or else `$OSDD_METRICS` and `osdd/metrics` in the user's data folder.
-    fn new(args: &EvalArgs) -> Self {
-        let variable = |name| {
-            std::env::var_os(name)
-                .filter(|value| !value.is_empty())
-                .map(PathBuf::from)
-        };
-        let data = variable("XDG_DATA_HOME").or_else(|| Some(variable("HOME")?.join(".local/share")));
-        let defaults = [
-            variable("OSDD_METRICS"),
-            data.map(|data| data.join("osdd/metrics")),
-        ];
-        Self {
-            folders: match &args.metrics_weights {
-                Some(folder) => vec![folder.clone()],
-                None => defaults.into_iter().flatten().collect(),
-            },
-        }
-    }
-
     fn find(&self, file: &str) -> Option<PathBuf> {
-        self.folders
-            .iter()
-            .map(|folder| folder.join(file))
-            .find(|path| path.is_file())
+        Some(self.0.join(file)).filter(|path| path.is_file())
     }
 
     fn path(&self, metric: Metric) -> Result<PathBuf> {
         let file = metric.weights().context("a metric without weights")?;
         self.find(file)
-            .with_context(|| format!("{file} is not in {}; {CONVERTER}", self.places()))
+            .with_context(|| format!("{file} is not in {}; {CONVERTER}", self.0.display()))
     }
 
     /// All metrics whose weights are there; says which are not.
@@ -187,18 +162,9 @@ impl Weights {
                 "not measured: {}; for that, make {} with scripts/convert_metrics.py, in {}",
                 names.join(", "),
                 files.join(", "),
-                self.places()
+                self.0.display()
             ));
         }
         there
-    }
-
-    fn places(&self) -> String {
-        let places: Vec<String> = self
-            .folders
-            .iter()
-            .map(|folder| folder.display().to_string())
-            .collect();
-        places.join(" or ")
     }
 }
