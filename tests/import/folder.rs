@@ -153,7 +153,7 @@ pub(super) fn import(dir: &Path, out: &Path, options: &ImportOptions) -> osdd::R
 pub(super) fn error_of(dir: &Path, options: &ImportOptions) -> Error {
     let checked = DiffusersFolder::open(dir, options)
         .and_then(|folder| folder.check(&mut |_| ControlFlow::Continue(())));
-    checked.err().expect("the folder must be refused")
+    checked.expect_err("the folder must be refused")
 }
 
 pub(super) fn assert_close(name: &str, got: &Tensor, expected: &Tensor, tolerance: f64) {

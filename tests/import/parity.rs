@@ -2,11 +2,11 @@
 
 use std::fs;
 
-use osdd::config::{ModelConfig, PredictionType, WeightsDtype};
+use osdd::config::{ModelConfig, PredictionType, SchedulerConfig, UnetConfig, VaeConfig, WeightsDtype};
 use osdd::engine::{Device, Engine, EngineConfig};
 use osdd::frame::{Frame, PixelFormat};
 use osdd::model::OsddModel;
-use osdd::nn::Params;
+use osdd::nn::{NormKind, Params};
 use osdd::weights::{DiffusersFolder, ImportOptions, Weights};
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
@@ -36,13 +36,20 @@ fn an_imported_model_gives_what_diffusers_gives() {
     assert_eq!(again.tensors, manifest.tensors);
 }
 
+/// The file is as `DPMSolverMultistepScheduler` writes it, with a number that is none.
 #[test]
 fn velocities_are_predicted_where_the_scheduler_says_so() {
     let folder = Folder::new();
-    folder.set(
-        "scheduler/scheduler_config.json",
-        json!({ "prediction_type": "v_prediction" }),
-    );
+    let path = folder.path("scheduler/scheduler_config.json");
+    let with_infinity =
+        fs::read_to_string(&path)
+            .unwrap()
+            .replacen('{', "{\"lambda_min_clipped\": -Infinity,", 1);
+    fs::write(&path, with_infinity).unwrap();
+    let changed = fs::read_to_string(&path)
+        .unwrap()
+        .replace("epsilon", "v_prediction");
+    fs::write(&path, changed).unwrap();
     folder.import(&folder.path("out"));
     assert_gives_what_diffusers_gives(&folder.path("out"), "v_prediction", 1e-4);
 }
@@ -170,7 +177,7 @@ fn stable_diffusion_2_1_base_becomes_the_preset() {
     );
     let path = repository("models/sd21/config.json");
     let preset = ModelConfig::from_json(&fs::read_to_string(path).unwrap(), "sd21").unwrap();
-    fabricate(&folder, &preset);
+    assert_eq!(fabricate(&folder, &preset), [686, 248]);
     let opened = DiffusersFolder::open(folder.root(), &ImportOptions::default()).unwrap();
     assert_eq!(opened.config(), &preset);
     assert!(opened.differences().is_empty());
@@ -189,12 +196,82 @@ fn stable_diffusion_2_1_base_becomes_the_preset() {
     assert_eq!(opened.differences(), [different]);
 }
 
-/// Weight files of the right size whose data are holes: opening a folder reads headers only.
-fn fabricate(folder: &Folder, config: &ModelConfig) {
+/// Whatever our configuration has a field for is taken over, as diffusers writes it.
+#[test]
+fn other_sizes_of_the_family_are_taken_over() {
+    let folder = Folder::new();
+    folder.set(
+        "unet/config.json",
+        json!({
+            "attention_head_dim": 2,
+            "block_out_channels": [8, 12],
+            "cross_attention_dim": [24, 24],
+            "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+            "layers_per_block": [1, 1],
+            "norm_num_groups": 4,
+            "time_embedding_dim": 20,
+            "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+        }),
+    );
+    folder.set(
+        "vae/config.json",
+        json!({
+            "layers_per_block": 1,
+            "mid_block_add_attention": false,
+            "norm_num_groups": 3,
+            "scaling_factor": 0.5,
+        }),
+    );
+    folder.set(
+        "scheduler/scheduler_config.json",
+        json!({ "beta_start": 0.001, "beta_end": 0.02, "num_train_timesteps": 500 }),
+    );
+    let mut expected = options().config.unwrap();
+    expected.unet = UnetConfig {
+        block_out_channels: vec![8, 12],
+        cross_attention: vec![false, true],
+        layers_per_block: 1,
+        num_attention_heads: vec![2, 2],
+        cross_attention_dim: 24,
+        norm: NormKind::Group { num_groups: 4 },
+        time_embed_dim: 20,
+        ..expected.unet
+    };
+    expected.vae = VaeConfig {
+        block_out_channels: vec![6, 8, 12, 12],
+        layers_per_block: 1,
+        decoder_layers_per_block: 2,
+        norm: NormKind::Group { num_groups: 3 },
+        mid_attention: false,
+        scaling_factor: 0.5,
+        ..expected.vae
+    };
+    expected.scheduler = SchedulerConfig {
+        num_train_timesteps: 500,
+        beta_start: 0.001,
+        beta_end: 0.02,
+        ..expected.scheduler
+    };
+    // Three groups do not divide a width of 8: our own check of a configuration runs too.
+    let error = DiffusersFolder::open(folder.root(), &options()).err().unwrap();
+    assert!(
+        error.to_string().contains("not a multiple of num_groups 3"),
+        "{error}"
+    );
+    expected.vae.norm = NormKind::Group { num_groups: 1 };
+    folder.set("vae/config.json", json!({ "norm_num_groups": 1 }));
+    fabricate(&folder, &expected);
+    let opened = DiffusersFolder::open(folder.root(), &options()).unwrap();
+    assert_eq!(opened.config(), &expected);
+}
+
+/// Weight files of the right size whose data are holes: opening a folder reads headers only. Gives the number of tensors in
+/// UNet and autoencoder.
+fn fabricate(folder: &Folder, config: &ModelConfig) -> [usize; 2] {
     let mut plain = config.clone();
     plain.vae.skip_layers = 0;
     let shapes = osdd::model::parameter_shapes(&plain).unwrap();
-    for (part, count) in [("unet", 686), ("vae", 248)] {
+    ["unet", "vae"].map(|part| {
         let mut header = serde_json::Map::new();
         let mut end = 0;
         for (name, shape) in &shapes {
@@ -206,7 +283,7 @@ fn fabricate(folder: &Folder, config: &ModelConfig) {
             let entry = json!({ "dtype": "F32", "shape": shape, "data_offsets": [start, end] });
             header.insert(name.to_owned(), entry);
         }
-        assert_eq!(header.len(), count);
+        let count = header.len();
         let header = Value::Object(header).to_string();
         let start = [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat();
         fs::write(folder.weights(part), &start).unwrap();
@@ -215,5 +292,6 @@ fn fabricate(folder: &Folder, config: &ModelConfig) {
             .open(folder.weights(part))
             .unwrap();
         file.set_len(start.len() as u64 + end as u64).unwrap();
-    }
+        count
+    })
 }

@@ -213,7 +213,13 @@ fn read_json(path: &Path) -> Result<Option<Map<String, Value>>> {
     check_link(path)?;
     let bytes = fs::read(path).map_err(|e| unreadable(path, e))?;
     check_pointer(path, &bytes)?;
-    match serde_json::from_slice(&bytes) {
+    // Python writes what JSON does not have; some of diffusers' schedulers come with it.
+    let text = [": -Infinity", ": Infinity", ": NaN"]
+        .iter()
+        .fold(String::from_utf8_lossy(&bytes).into_owned(), |text, word| {
+            text.replace(word, ": null")
+        });
+    match serde_json::from_str(&text) {
         Ok(Value::Object(fields)) => Ok(Some(fields)),
         Ok(_) => Err(wrong(path, "this is not a JSON object; download the file again")),
         Err(e) => Err(wrong(

@@ -14,9 +14,6 @@ use super::{ImportProgress, Watch, unreadable, wrong};
 use crate::config::WeightsDtype;
 use crate::{Error, Result};
 
-/// Where the random start of skips and prompt begins: the same import gives the same bytes.
-const SEED: i64 = 0;
-
 /// What has been read and written.
 pub(super) struct Done {
     pub files: Vec<FileRecord>,
@@ -71,7 +68,6 @@ pub(super) fn run(
         }
         files.push(data.finish()?);
     }
-    tch::manual_seed(SEED);
     for planned in &plan.tensors {
         if let Origin::Made(made) = &planned.origin {
             let value = made.tensor(&planned.name, &planned.shape)?;
