@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use image::ImageFormat;
 use osdd::engine::Engine;
 use osdd::frame::Frame;
@@ -30,11 +30,15 @@ pub(super) struct Measured {
 /// # Errors
 /// No image can be read; a model or a metric fails; an output cannot be written; the user asked to stop.
 pub(super) fn run(plan: &Plan, meters: &mut Meters) -> Result<Measured> {
+    let start =
+        |model: &String| Engine::new(plan.runtime.config(model, plan.gammas[0], 1.0)?).map_err(Error::from);
+    // Before the inputs are measured, so that a device that is not there is known at once.
+    let mut first = plan.models.first().map(start).transpose()?;
     let mut counter = Counter::new(plan);
     let mut measured = inputs(plan, meters, &mut counter)?;
     for model in &plan.models {
         // One model in memory at a time: it goes before the next one comes.
-        let engine = Engine::new(plan.runtime.config(model, plan.gammas[0], 1.0)?)?;
+        let engine = first.take().map_or_else(|| start(model), Ok)?;
         measured.setup.get_or_insert_with(|| plan.setup(engine.info()));
         let rows = outputs(plan, &engine, model, meters, &mut measured, &mut counter)?;
         measured.rows.extend(rows);
