@@ -80,6 +80,31 @@ impl Clip {
         Exposure { first, count, stride }
     }
 
+    /// Exposures one after the other from the first frame to the last, each of a drawn number of frames and step, as the
+    /// GoPro dataset was made. What is left at the end and too short for `count` is not used.
+    pub fn successive_exposures(
+        &self,
+        rng: &mut ChaCha8Rng,
+        count: [usize; 2],
+        stride: [usize; 2],
+    ) -> Vec<Exposure> {
+        let mut exposures = Vec::new();
+        let mut first = 0;
+        loop {
+            let exposure = Exposure {
+                first,
+                count: integer(rng, count[0], count[1]) | 1,
+                stride: integer(rng, stride[0], stride[1]),
+            };
+            let end = first + (exposure.count - 1) * exposure.stride + 1;
+            if end > self.frames.len() {
+                return exposures;
+            }
+            exposures.push(exposure);
+            first = end;
+        }
+    }
+
     /// The frames of an exposure; for one that cannot be read the next in the clip.
     ///
     /// # Panics
@@ -158,6 +183,21 @@ mod tests {
                 assert!(frames < 13 || exposure.count >= 7);
             }
         }
+    }
+
+    #[test]
+    fn successive_exposures_share_no_frame() {
+        let clip = Clip::new((0..50).map(frame).collect()).unwrap();
+        let exposures = clip.successive_exposures(&mut sample_rng(1, 0), [7, 13], [1, 1]);
+        assert!((3..=7).contains(&exposures.len()));
+        for pair in exposures.windows(2) {
+            assert_eq!(pair[0].first + pair[0].count, pair[1].first);
+        }
+        assert!(
+            exposures
+                .iter()
+                .all(|e| e.count % 2 == 1 && e.first + e.count <= 50)
+        );
     }
 
     #[test]

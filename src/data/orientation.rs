@@ -1,12 +1,12 @@
 //! The eight symmetries of a rectangle's pixels.
 
 use rand_chacha::ChaCha8Rng;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::random::chance;
 
 /// Mirroring and transposition of a crop.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Orientation {
     /// Left and right change places.
     pub mirror_x: bool,

@@ -4,7 +4,7 @@
 //! so no cache could do better than keeping as many as fit.
 
 use std::ops::Deref;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,26 +20,24 @@ const DEFAULT_FREE_BYTES: u64 = 4 << 30;
 #[derive(Clone, Debug)]
 pub struct Picture {
     size: (usize, usize),
+    path: Option<Arc<Path>>,
     pixels: Pixels,
 }
 
 #[derive(Clone, Debug)]
 enum Pixels {
     Memory(Arc<Image8>),
-    File(Arc<StoredFile>),
-}
-
-#[derive(Debug)]
-struct StoredFile {
-    path: PathBuf,
-    /// Its header was good and its pixels are not; it has been named in a warning.
-    broken: AtomicBool,
+    /// In the file at `path`. Its header was good; it is marked, and named in a warning, once its pixels are not.
+    File {
+        broken: Arc<AtomicBool>,
+    },
 }
 
 impl From<Image8> for Picture {
     fn from(image: Image8) -> Self {
         Self {
             size: image.size(),
+            path: None,
             pixels: Pixels::Memory(Arc::new(image)),
         }
     }
@@ -53,11 +51,16 @@ impl Picture {
     pub fn in_file(path: &Path) -> Result<Self, DataError> {
         Ok(Self {
             size: Image8::stored_size(path)?,
-            pixels: Pixels::File(Arc::new(StoredFile {
-                path: path.to_owned(),
-                broken: AtomicBool::new(false),
-            })),
+            path: Some(path.into()),
+            pixels: Pixels::File {
+                broken: Arc::default(),
+            },
         })
+    }
+
+    /// The file it comes from, if it was not made in memory.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
     }
 
     /// Width and height in px.
@@ -67,12 +70,13 @@ impl Picture {
 
     /// The pixels, or `None` for a file that does not decode. The first time, that is told in a warning.
     pub fn load(&self) -> Option<Arc<Image8>> {
-        match &self.pixels {
-            Pixels::Memory(image) => Some(image.clone()),
-            Pixels::File(file) => match Image8::open(&file.path) {
+        match (&self.pixels, &self.path) {
+            (Pixels::Memory(image), _) => Some(image.clone()),
+            (Pixels::File { .. }, None) => None,
+            (Pixels::File { broken }, Some(path)) => match Image8::open(path) {
                 Ok(image) => Some(Arc::new(image)),
                 Err(error) => {
-                    if !file.broken.swap(true, Ordering::Relaxed) {
+                    if !broken.swap(true, Ordering::Relaxed) {
                         tracing::warn!("skipped: {error}");
                     }
                     None
@@ -83,7 +87,7 @@ impl Picture {
 
     /// True once its pixels have turned out to be unreadable.
     pub fn is_broken(&self) -> bool {
-        matches!(&self.pixels, Pixels::File(file) if file.broken.load(Ordering::Relaxed))
+        matches!(&self.pixels, Pixels::File { broken } if broken.load(Ordering::Relaxed))
     }
 
     fn bytes(&self) -> u64 {
@@ -137,6 +141,14 @@ impl Pictures {
             .map(|step| (index + step) % count)
             .find_map(|index| Some((index, self.items[index].load()?)))
             .expect("no image of the data can be read any more")
+    }
+
+    /// Takes the unwanted pictures out.
+    pub fn extract_if(&mut self, unwanted: impl FnMut(&Picture) -> bool) -> Vec<Picture> {
+        let items = std::mem::take(&mut self.items);
+        let (out, kept) = items.into_iter().partition(unwanted);
+        self.items = kept;
+        out
     }
 
     /// Pictures that have turned out to be unreadable so far.

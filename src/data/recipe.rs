@@ -128,11 +128,17 @@ pub struct MovingObject {
 }
 
 impl Recipe {
-    /// Draws a sample of the given kind, with a random source.
+    /// Draws a sample of the given kind from a random source.
     ///
     /// # Panics
     /// If the sources have nothing to make this kind from.
-    pub fn draw(rng: &mut ChaCha8Rng, sources: &Sources, config: &MixConfig, kind: SampleKind) -> Self {
+    pub fn draw(
+        rng: &mut ChaCha8Rng,
+        sources: &Sources,
+        config: &MixConfig,
+        kind: SampleKind,
+        framing: Framing,
+    ) -> Self {
         let (source, images) = match kind {
             SampleKind::Clip => {
                 let clip = integer(rng, 0, sources.clips.len() - 1);
@@ -149,7 +155,7 @@ impl Recipe {
                 (source, vec![image])
             }
         };
-        Self::finish(rng, sources, config, kind, source, images, Framing::Random)
+        Self::finish(rng, sources, config, kind, source, images, framing)
     }
 
     /// Draws a sample of the given kind from a given photograph or exposure and window.

@@ -5,6 +5,7 @@
 
 use rand_chacha::ChaCha8Rng;
 
+use super::crop::Framing;
 use super::mix::{MixConfig, SampleKind, Sources};
 use super::random::{sample_rng, uniform};
 use super::recipe::Recipe;
@@ -31,7 +32,7 @@ pub struct Sample {
 pub fn sample(sources: &Sources, config: &MixConfig, index: u64) -> Sample {
     let rng = &mut sample_rng(config.seed, index);
     let kind = draw_kind(rng, sources, config);
-    Recipe::draw(rng, sources, config, kind).render(config.response, rng)
+    Recipe::draw(rng, sources, config, kind, Framing::Random).render(config.response, rng)
 }
 
 /// Draws a kind in proportion to the weights.

@@ -15,6 +15,7 @@ mod picture;
 mod plan;
 mod progress;
 mod report;
+mod synth;
 mod threads;
 mod train;
 mod video;
@@ -62,6 +63,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Eval(args) => eval::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Models(args) => models::run(args),
+        Command::Synth(args) => synth::run(args),
         Command::Train(args) => train::run(args),
     }
 }
