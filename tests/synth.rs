@@ -1,6 +1,11 @@
-//! Synthetic blur: the same bytes on any machine, for every kind of sample.
+//! Synthetic blur: the same bytes on any machine, for every kind of sample, in training and from the command line.
 
 use osdd::data::{Clip, Image8, MixConfig, Pair, Sources, sample};
+
+/// `osdd synth` as a process.
+#[cfg(feature = "cli")]
+#[path = "synth/command.rs"]
+mod command;
 
 /// A picture of soft stripes, rectangles and grain, from integer arithmetic only.
 fn picture(width: usize, height: usize, seed: usize) -> Image8 {
@@ -42,7 +47,7 @@ fn fingerprint(sources: &Sources, json: &str) -> String {
     format!("{hash:016x}")
 }
 
-const NONE: &str = r#""trajectory": 0, "clip": 0, "pair": 0, "sharp": 0, "light": 0"#;
+const NONE: &str = r#""trajectory": 0, "clip": 0, "pair": 0, "sharp": 0, "light": 0, "rotation": 0, "layered": 0, "defocus": 0"#;
 
 /// A mix of one kind.
 fn only(kind: &str, more: &str) -> String {
@@ -69,6 +74,16 @@ fn samples_have_the_same_bytes_on_any_machine() {
         ("pair", only("pair", "")),
         ("sharp", only("sharp", "")),
         ("light", only("light", "")),
+        ("rotation", only("rotation", "")),
+        ("layered", only("layered", "")),
+        ("defocus", only("defocus", "")),
+        (
+            "degraded",
+            only(
+                "rotation",
+                r#", "shot_noise_levels": 4, "read_noise_levels": 0.2, "jpeg_share": 1, "keep_inside": true"#,
+            ),
+        ),
     ];
     let made: Vec<String> = cases
         .iter()
@@ -85,7 +100,11 @@ fn samples_have_the_same_bytes_on_any_machine() {
             "clip 61eda623d077af0b",
             "pair bd135737ca7220a9",
             "sharp 81bc9795b041eeb3",
-            "light 8996a82e6a593f24"
+            "light 8996a82e6a593f24",
+            "rotation e347792233246967",
+            "layered 61cbdd7e044ac202",
+            "defocus fd57d4c6f08f8186",
+            "degraded 1a89517851c38004"
         ]
     );
 }

@@ -12,7 +12,7 @@ use super::planes::Planes;
 use super::trajectory::Trajectory;
 
 /// Longest way of any layer between two moments, in px.
-const STEP_PX: f64 = 0.6;
+const STEP_PX: f64 = 0.7;
 
 /// Transparent pixels around an object, so that interpolation at its edge finds nothing.
 const BORDER: usize = REACH_BEFORE + REACH_AFTER;
@@ -340,7 +340,7 @@ mod tests {
         let mut alpha = Planes::zeros(width, height);
         let side = object.colour.width;
         for i in 0..side * side {
-            let x = (object.x + (i % side) as i128 + margins.left as i64) as usize;
+            let x = (object.x + (i % side) as i64 + margins.left as i64) as usize;
             let y = (object.y + (i / side) as i64 + margins.top as i64) as usize;
             for channel in 0..3 {
                 let at = (channel * height + y) * width + x;

@@ -42,11 +42,11 @@ pub(crate) struct SynthArgs {
     /// Side of the square crops in pixels; 0 takes whole images, less what blur needs around them
     #[arg(long, default_value_t = 512, value_name = "PX")]
     pub crop: usize,
-    /// Overlap of neighbouring crops in pixels, at least
-    #[arg(long, default_value_t = 64, value_name = "PX")]
-    pub overlap: usize,
+    /// Overlap of neighbouring crops in pixels, at least [default: an eighth of the crop]
+    #[arg(long, value_name = "PX", conflicts_with = "count")]
+    pub overlap: Option<usize>,
     /// Pairs made from each crop
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, conflicts_with = "count", default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub variants: u32,
     /// Kinds of blur [default: trajectory,rotation,layered, and clip where there are clips]
     #[arg(long, value_name = "KIND,...", value_delimiter = ',', value_parser = settings::kind)]

@@ -60,7 +60,6 @@ impl Settings {
     /// # Errors
     /// [`Usage`] for values that are out of range or contradict each other; a configuration that cannot be read.
     pub fn new(args: &SynthArgs) -> Result<Self> {
-        let wrong = |text: String| Usage(text);
         let mut mix = match &args.config {
             Some(path) => read_mix(path)?,
             // A dataset shows its images as they are: no noise that nobody asked for, no mirroring, no scaling.
@@ -102,22 +101,17 @@ impl Settings {
         }
         mix.noise_levels = args.noise.unwrap_or(mix.noise_levels);
         mix.seed = args.seed.unwrap_or(mix.seed);
-        mix.validate().map_err(|error| wrong(error.to_string()))?;
-        if args.crop > 0 && args.overlap >= args.crop {
-            let text = format!("--overlap {} must be below --crop {}", args.overlap, args.crop);
-            return Err(wrong(text).into());
-        }
-        if args.count.is_some() && args.variants > 1 {
-            return Err(
-                wrong("--variants is for all crops of every image, without --count".to_owned()).into(),
-            );
+        mix.validate().map_err(|error| Usage(error.to_string()))?;
+        let overlap = args.overlap.unwrap_or(args.crop / 8);
+        if args.crop > 0 && overlap >= args.crop {
+            return Err(Usage(format!("--overlap {overlap} must be below --crop {}", args.crop)).into());
         }
         Ok(Self {
             images: args.images.clone(),
             clips: args.clips.clone(),
             count: args.count,
             crop: args.crop,
-            overlap: args.overlap,
+            overlap,
             variants: args.variants,
             mix,
         })

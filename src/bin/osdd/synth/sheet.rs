@@ -70,7 +70,7 @@ fn caption(pair: &PairRecord) -> String {
     if let Some(extent) = pair.extent_px {
         text += &format!(" {extent:.1} px");
     }
-    if let Some(frames) = &pair.source.frames {
+    if let Some(frames) = pair.source.frames.as_ref().filter(|frames| frames.count > 1) {
         text += &format!(" {} frames", frames.count);
     }
     if let Some(gain) = pair.saturation_gain {
