@@ -4,20 +4,24 @@
 //! Scene Deblurring", 2017): the mean of 7 to 13 successive 240 fps frames is the blurry image, the middle
 //! one its sharp truth.
 
+use std::sync::Arc;
+
 use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
 
 use super::error::DataError;
 use super::image::Image8;
+use super::picture::{Picture, Pictures};
 use super::random::integer;
 
 /// Consecutive sharp frames of one scene, all of one size.
 #[derive(Clone, Debug)]
 pub struct Clip {
-    frames: Vec<Image8>,
+    frames: Pictures,
 }
 
 /// Frames that make up one exposure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Exposure {
     /// Index of the first frame.
     pub first: usize,
@@ -27,13 +31,21 @@ pub struct Exposure {
     pub stride: usize,
 }
 
+impl Exposure {
+    /// Position of the sharp truth among the averaged frames.
+    pub fn middle(&self) -> usize {
+        self.count / 2
+    }
+}
+
 impl Clip {
-    /// A clip from decoded frames in order of time.
+    /// A clip from frames in order of time.
     ///
     /// # Errors
     /// [`DataError::ClipTooShort`] without frames, [`DataError::ClipFrameSize`] when a frame's size differs
     /// from the first.
-    pub fn new(frames: Vec<Image8>) -> Result<Self, DataError> {
+    pub fn new<P: Into<Picture>>(frames: Vec<P>) -> Result<Self, DataError> {
+        let frames: Pictures = frames.into_iter().collect();
         let Some(first) = frames.first() else {
             return Err(DataError::ClipTooShort { frames: 0, needed: 1 });
         };
@@ -49,7 +61,7 @@ impl Clip {
     }
 
     /// All frames in order of time.
-    pub fn frames(&self) -> &[Image8] {
+    pub fn frames(&self) -> &Pictures {
         &self.frames
     }
 
@@ -68,22 +80,39 @@ impl Clip {
         Exposure { first, count, stride }
     }
 
-    /// The frames of an exposure.
-    ///
-    /// # Panics
-    /// If the exposure reaches past the end of the clip.
-    pub fn exposed(&self, exposure: &Exposure) -> Vec<&Image8> {
-        (0..exposure.count)
-            .map(|i| &self.frames[exposure.first + i * exposure.stride])
-            .collect()
+    /// Exposures one after the other from the first frame to the last, each of a drawn number of frames and step, as the
+    /// GoPro dataset was made. What is left at the end and too short for `count` is not used.
+    pub fn successive_exposures(
+        &self,
+        rng: &mut ChaCha8Rng,
+        count: [usize; 2],
+        stride: [usize; 2],
+    ) -> Vec<Exposure> {
+        let mut exposures = Vec::new();
+        let mut first = 0;
+        loop {
+            let exposure = Exposure {
+                first,
+                count: integer(rng, count[0], count[1]) | 1,
+                stride: integer(rng, stride[0], stride[1]),
+            };
+            let end = first + (exposure.count - 1) * exposure.stride + 1;
+            if end > self.frames.len() {
+                return exposures;
+            }
+            exposures.push(exposure);
+            first = end;
+        }
     }
 
-    /// The sharp truth of an exposure: its middle frame.
+    /// The frames of an exposure; for one that cannot be read the next in the clip.
     ///
     /// # Panics
-    /// If the exposure reaches past the end of the clip.
-    pub fn sharp(&self, exposure: &Exposure) -> &Image8 {
-        &self.frames[exposure.first + exposure.count / 2 * exposure.stride]
+    /// If the exposure reaches past the end of the clip, or no frame can be read.
+    pub fn exposed(&self, exposure: &Exposure) -> Vec<Arc<Image8>> {
+        (0..exposure.count)
+            .map(|i| self.frames.load(exposure.first + i * exposure.stride).1)
+            .collect()
     }
 }
 
@@ -149,10 +178,26 @@ mod tests {
                     .iter()
                     .map(|frame| frame.data[0])
                     .collect();
-                assert_eq!(levels[levels.len() / 2], clip.sharp(&exposure).data[0]);
+                let last = exposure.first + (exposure.count - 1) * exposure.stride;
+                assert_eq!(usize::from(levels[exposure.middle()]) * 2, exposure.first + last);
                 assert!(frames < 13 || exposure.count >= 7);
             }
         }
+    }
+
+    #[test]
+    fn successive_exposures_share_no_frame() {
+        let clip = Clip::new((0..50).map(frame).collect()).unwrap();
+        let exposures = clip.successive_exposures(&mut sample_rng(1, 0), [7, 13], [1, 1]);
+        assert!((3..=7).contains(&exposures.len()));
+        for pair in exposures.windows(2) {
+            assert_eq!(pair[0].first + pair[0].count, pair[1].first);
+        }
+        assert!(
+            exposures
+                .iter()
+                .all(|e| e.count % 2 == 1 && e.first + e.count <= 50)
+        );
     }
 
     #[test]
@@ -162,6 +207,6 @@ mod tests {
             Clip::new(vec![frame(1), odd]),
             Err(DataError::ClipFrameSize { index: 1, .. })
         ));
-        assert!(Clip::new(vec![]).is_err());
+        assert!(Clip::new(Vec::<Image8>::new()).is_err());
     }
 }

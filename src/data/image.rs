@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageReader};
 use rayon::prelude::*;
 
@@ -45,24 +46,30 @@ impl Image8 {
     /// # Errors
     /// [`DataError::ReadImage`] when the file cannot be opened or decoded.
     pub fn open(path: &Path) -> Result<Self, DataError> {
-        let failed = |source: image::ImageError| DataError::ReadImage {
-            path: path.to_owned(),
-            source,
-        };
-        let reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format);
-        let mut decoder = reader
-            .map_err(|e| failed(e.into()))?
-            .into_decoder()
-            .map_err(failed)?;
-        // A broken orientation tag does not make the pixels unusable.
-        let orientation = decoder.orientation().ok();
-        let mut decoded = DynamicImage::from_decoder(decoder).map_err(failed)?;
-        if let Some(orientation) = orientation {
-            decoded.apply_orientation(orientation);
-        }
+        let (decoder, orientation) = decoder(path)?;
+        let mut decoded = DynamicImage::from_decoder(decoder).map_err(|error| failed(path, error))?;
+        decoded.apply_orientation(orientation);
         let rgb = decoded.into_rgb8();
         let (width, height) = (rgb.width() as usize, rgb.height() as usize);
         Self::new(width, height, rgb.into_raw())
+    }
+
+    /// Width and height in px that [`open`](Self::open) would give, from the file's header alone.
+    ///
+    /// # Errors
+    /// [`DataError::ReadImage`] when the file cannot be opened or its header is broken.
+    pub fn stored_size(path: &Path) -> Result<(usize, usize), DataError> {
+        let (decoder, orientation) = decoder(path)?;
+        let (width, height) = decoder.dimensions();
+        let turned = matches!(
+            orientation,
+            Orientation::Rotate90
+                | Orientation::Rotate270
+                | Orientation::Rotate90FlipH
+                | Orientation::Rotate270FlipH
+        );
+        let (width, height) = if turned { (height, width) } else { (width, height) };
+        Ok((width as usize, height as usize))
     }
 
     /// Width and height in px.
@@ -73,6 +80,25 @@ impl Image8 {
     /// One row of interleaved levels.
     pub fn row(&self, y: usize) -> &[u8] {
         &self.data[y * self.width * 3..][..self.width * 3]
+    }
+}
+
+/// A file with its header read, and how its picture is to be turned.
+fn decoder(path: &Path) -> Result<(impl ImageDecoder, Orientation), DataError> {
+    let reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format);
+    let mut decoder = reader
+        .map_err(|error| failed(path, error.into()))?
+        .into_decoder()
+        .map_err(|error| failed(path, error))?;
+    // A broken orientation tag does not make the pixels unusable.
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    Ok((decoder, orientation))
+}
+
+fn failed(path: &Path, source: image::ImageError) -> DataError {
+    DataError::ReadImage {
+        path: path.to_owned(),
+        source,
     }
 }
 

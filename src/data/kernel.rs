@@ -1,6 +1,8 @@
 //! Blur kernels: a trajectory rendered to the pixel grid with sub-pixel precision, kept as a sparse list of
 //! taps.
 
+use serde::Serialize;
+
 use super::trajectory::Trajectory;
 
 /// Longest step between two samples of a path while it is rendered, in px; shorter than the bilinear foot by
@@ -8,7 +10,7 @@ use super::trajectory::Trajectory;
 const STEP_PX: f64 = 0.2;
 
 /// One non-zero entry of a kernel.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Tap {
     /// Offset to the right in px.
     pub dx: i32,
@@ -106,6 +108,29 @@ impl Kernel {
         Self { taps: taps.collect() }
     }
 
+    /// A disc, as a lens out of focus draws a point; its rim is smoothed over one pixel.
+    ///
+    /// # Panics
+    /// If the radius is not finite.
+    pub fn disc(radius_px: f64) -> Self {
+        assert!(radius_px.is_finite(), "a radius is finite");
+        let reach = (radius_px + 0.5).ceil() as i32;
+        let light = |dx: i32, dy: i32| {
+            let distance = f64::from(dx * dx + dy * dy).sqrt();
+            (radius_px + 0.5 - distance).clamp(0.0, 1.0)
+        };
+        let offsets = || (-reach..=reach).flat_map(|dy| (-reach..=reach).map(move |dx| (dx, dy)));
+        let total: f64 = offsets().map(|(dx, dy)| light(dx, dy)).sum();
+        let taps = offsets()
+            .filter(|&(dx, dy)| light(dx, dy) > 0.0)
+            .map(|(dx, dy)| Tap {
+                dx,
+                dy,
+                weight: (light(dx, dy) / total) as f32,
+            });
+        Self { taps: taps.collect() }
+    }
+
     /// The taps, row by row, at most one for each offset.
     pub fn taps(&self) -> &[Tap] {
         &self.taps
@@ -196,6 +221,24 @@ mod tests {
             }]
         );
         assert_eq!(kernel.margins(), Margins::default());
+    }
+
+    #[test]
+    fn a_disc_is_round_even_and_centred() {
+        for radius in [0.4, 1.0, 3.3, 8.0] {
+            let disc = Kernel::disc(radius);
+            let sum: f64 = disc.taps().iter().map(|tap| f64::from(tap.weight)).sum();
+            assert!((sum - 1.0).abs() < 1e-5);
+            assert!(disc.centroid().iter().all(|offset| offset.abs() < 1e-6));
+            let even = disc.taps().iter().map(|tap| tap.weight).fold(0.0, f32::max);
+            let area = 1.0 / f64::from(even);
+            let expected = std::f64::consts::PI * radius * radius;
+            assert!(
+                radius < 1.0 || (area / expected - 1.0).abs() < 0.3,
+                "{radius}: {area} {expected}"
+            );
+            assert!((disc.extent_px() - 2.0 * radius).abs() <= 1.0);
+        }
     }
 
     #[test]

@@ -189,7 +189,7 @@ mod tests {
 
     fn loader(threads: usize, start_index: u64) -> Loader {
         let data = (0..60 * 60 * 3).map(|i| (i * i % 251) as u8).collect();
-        let photos = vec![Image8::new(60, 60, data).unwrap()];
+        let photos = [Image8::new(60, 60, data).unwrap()].into_iter().collect();
         let sources = Arc::new(Sources {
             photos,
             ..Sources::default()

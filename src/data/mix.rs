@@ -1,11 +1,14 @@
 //! What a training run is fed with: the kinds of samples, how often, and how strong the blur is.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::clip::Clip;
 use super::error::DataError;
 use super::image::Image8;
 use super::pairs::Pair;
+use super::picture::Pictures;
 use super::transfer::Response;
 
 /// How the blurry image of a sample is made.
@@ -22,11 +25,40 @@ pub enum SampleKind {
     Sharp,
     /// A trajectory of a few pixels: what is nearly sharp needs little.
     Light,
+    /// A sharp image seen by a turning camera: the blur varies over the image.
+    Rotation,
+    /// Objects that move in front of a background, each on its own trajectory.
+    Layered,
+    /// An image out of focus, which is its own truth: that is not motion and must stay as it is.
+    Defocus,
 }
 
 impl SampleKind {
     /// Every kind, in the order of their weights.
-    pub const ALL: [Self; 5] = [Self::Trajectory, Self::Clip, Self::Pair, Self::Sharp, Self::Light];
+    pub const ALL: [Self; 8] = [
+        Self::Trajectory,
+        Self::Clip,
+        Self::Pair,
+        Self::Sharp,
+        Self::Light,
+        Self::Rotation,
+        Self::Layered,
+        Self::Defocus,
+    ];
+
+    /// Its name in configurations.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Trajectory => "trajectory",
+            Self::Clip => "clip",
+            Self::Pair => "pair",
+            Self::Sharp => "sharp",
+            Self::Light => "light",
+            Self::Rotation => "rotation",
+            Self::Layered => "layered",
+            Self::Defocus => "defocus",
+        }
+    }
 }
 
 /// Relative frequencies of the kinds. A kind without a source counts as zero; the rest need not sum to one.
@@ -43,6 +75,46 @@ pub struct MixWeights {
     pub sharp: f64,
     /// Weight of [`SampleKind::Light`].
     pub light: f64,
+    /// Weight of [`SampleKind::Rotation`].
+    pub rotation: f64,
+    /// Weight of [`SampleKind::Layered`].
+    pub layered: f64,
+    /// Weight of [`SampleKind::Defocus`].
+    pub defocus: f64,
+}
+
+impl MixWeights {
+    /// Zero for every kind.
+    pub const NONE: Self = Self {
+        trajectory: 0.0,
+        clip: 0.0,
+        pair: 0.0,
+        sharp: 0.0,
+        light: 0.0,
+        rotation: 0.0,
+        layered: 0.0,
+        defocus: 0.0,
+    };
+
+    /// The weight of a kind.
+    pub fn get(&self, kind: SampleKind) -> f64 {
+        let mut copy = *self;
+        *copy.get_mut(kind)
+    }
+
+    /// The weight of a kind, to be changed.
+    pub fn get_mut(&mut self, kind: SampleKind) -> &mut f64 {
+        match kind {
+            SampleKind::Trajectory => &mut self.trajectory,
+            SampleKind::Clip => &mut self.clip,
+            SampleKind::Pair => &mut self.pair,
+            SampleKind::Sharp => &mut self.sharp,
+            SampleKind::Light => &mut self.light,
+            SampleKind::Rotation => &mut self.rotation,
+            SampleKind::Layered => &mut self.layered,
+            SampleKind::Defocus => &mut self.defocus,
+        }
+    }
 }
 
 impl Default for MixWeights {
@@ -53,6 +125,7 @@ impl Default for MixWeights {
             pair: 0.1,
             sharp: 0.05,
             light: 0.1,
+            ..Self::NONE
         }
     }
 }
@@ -78,7 +151,7 @@ pub struct MixConfig {
     pub crop_size: usize,
     /// Frequencies of the kinds.
     pub weights: MixWeights,
-    /// Extent of trajectories in px.
+    /// Extent of trajectories in px; of rotations at the corner of the crop that moves farthest.
     pub extent_px: [f64; 2],
     /// Extent of the trajectories of [`SampleKind::Light`] in px, always uniform.
     pub light_extent_px: [f64; 2],
@@ -86,6 +159,19 @@ pub struct MixConfig {
     pub extent_distribution: ExtentDistribution,
     /// Share of trajectories that are nearly straight pans instead of camera shake.
     pub pan_share: f64,
+    /// Focal length of rotating cameras, relative to the longer side of the image: 0.7 is a wide angle of 71 degrees, 1.5
+    /// one of 37.
+    pub focal_length: [f64; 2],
+    /// Rotation about the optical axis, relative to that sideways.
+    pub roll: [f64; 2],
+    /// Moving objects in a layered sample.
+    pub layer_objects: [usize; 2],
+    /// Radius of such an object, relative to the shorter side of the crop.
+    pub layer_radius: [f64; 2],
+    /// Share of layered samples whose background moves too.
+    pub background_motion_share: f64,
+    /// Radius of the disc that a point becomes out of focus, in px.
+    pub defocus_radius_px: [f64; 2],
     /// Frames of a clip that are averaged; an even draw is rounded up to odd.
     pub clip_frames: [usize; 2],
     /// Step between averaged frames of a clip.
@@ -99,11 +185,24 @@ pub struct MixConfig {
     /// Largest standard deviation of the noise in 8-bit levels, drawn uniformly from 0. Real pairs have their
     /// own noise and get none.
     pub noise_levels: f64,
-    /// Share of trajectory samples whose highlights are restored above full scale before blurring, then
+    /// Largest standard deviation of photon noise at full scale, in 8-bit levels of linear light, drawn uniformly from 0;
+    /// it falls with the square root of the light.
+    pub shot_noise_levels: f64,
+    /// Largest standard deviation of the sensor's noise in the dark, in 8-bit levels of linear light, drawn uniformly from
+    /// 0. One such level in the dark is 13 in an sRGB file.
+    pub read_noise_levels: f64,
+    /// Share of samples that are compressed as JPEG after all else. Real pairs never are.
+    pub jpeg_share: f64,
+    /// Quality of that, 1 to 100.
+    pub jpeg_quality: [usize; 2],
+    /// Share of synthetic blur whose highlights are restored above full scale before blurring, then
     /// clipped.
     pub saturation_share: f64,
     /// Brightness that full scale stands for in those, linear.
     pub saturation_gain: [f64; 2],
+    /// Moves crops of trajectory samples inwards where blur would reach over the image's border, which is mirrored
+    /// otherwise. Rotations, layers and defocus always do.
+    pub keep_inside: bool,
     /// Random mirroring and transposition.
     pub flip: bool,
     /// Crops drawn at most, of which the one with most detail is kept; how many is drawn for each sample.
@@ -122,14 +221,25 @@ impl Default for MixConfig {
             light_extent_px: [0.5, 3.0],
             extent_distribution: ExtentDistribution::Uniform,
             pan_share: 0.3,
+            focal_length: [0.7, 1.5],
+            roll: [0.0, 4.0],
+            layer_objects: [1, 3],
+            layer_radius: [0.12, 0.4],
+            background_motion_share: 0.5,
+            defocus_radius_px: [1.0, 8.0],
             clip_frames: [7, 13],
             clip_stride: [1, 1],
             clip_frame_share: 0.1,
             scale: [0.5, 1.0],
             scale_share: 0.5,
             noise_levels: 3.0,
+            shot_noise_levels: 0.0,
+            read_noise_levels: 0.0,
+            jpeg_share: 0.0,
+            jpeg_quality: [60, 95],
             saturation_share: 0.1,
             saturation_gain: [1.5, 8.0],
+            keep_inside: false,
             flip: true,
             crop_candidates: 3,
             response: Response::Srgb,
@@ -164,7 +274,7 @@ impl MixConfig {
         )?;
         let legal_weights = SampleKind::ALL
             .iter()
-            .all(|kind| (0.0..=1e6).contains(&self.weight(*kind)));
+            .all(|kind| (0.0..=1e6).contains(&self.weights.get(*kind)));
         check(legal_weights, "weights", &self.weights, "each 0 to 1e6")?;
         let extent = "low <= high, each 0.1 to 200 px";
         check(
@@ -205,12 +315,53 @@ impl MixConfig {
             gain,
             "low <= high, each 1 to 1000",
         )?;
+        let lens = "low <= high, each 0.1 to 100";
         check(
-            (0.0..=255.0).contains(&self.noise_levels),
-            "noise_levels",
-            &self.noise_levels,
-            "0 to 255",
+            within(self.focal_length, 0.1, 100.0),
+            "focal_length",
+            &self.focal_length,
+            lens,
         )?;
+        check(
+            within(self.roll, 0.0, 100.0),
+            "roll",
+            &self.roll,
+            "low <= high, each 0 to 100",
+        )?;
+        let objects = self.layer_objects;
+        check(
+            counts(objects) && objects[1] <= 20,
+            "layer_objects",
+            &objects,
+            "low <= high, each 1 to 20",
+        )?;
+        let radius = "low <= high, each 0.01 to 1";
+        check(
+            within(self.layer_radius, 0.01, 1.0),
+            "layer_radius",
+            &self.layer_radius,
+            radius,
+        )?;
+        check(
+            within(self.defocus_radius_px, 0.1, 100.0),
+            "defocus_radius_px",
+            &self.defocus_radius_px,
+            "low <= high, each 0.1 to 100 px",
+        )?;
+        let quality = self.jpeg_quality;
+        check(
+            counts(quality) && quality[1] <= 100,
+            "jpeg_quality",
+            &quality,
+            "low <= high, each 1 to 100",
+        )?;
+        for (field, levels) in [
+            ("noise_levels", self.noise_levels),
+            ("shot_noise_levels", self.shot_noise_levels),
+            ("read_noise_levels", self.read_noise_levels),
+        ] {
+            check((0.0..=255.0).contains(&levels), field, &levels, "0 to 255")?;
+        }
         let candidates = self.crop_candidates;
         check(
             (1..=100).contains(&candidates),
@@ -223,6 +374,8 @@ impl MixConfig {
             ("clip_frame_share", self.clip_frame_share),
             ("scale_share", self.scale_share),
             ("saturation_share", self.saturation_share),
+            ("jpeg_share", self.jpeg_share),
+            ("background_motion_share", self.background_motion_share),
         ] {
             check((0.0..=1.0).contains(&share), field, &share, "0 to 1")?;
         }
@@ -260,39 +413,43 @@ impl MixConfig {
         Ok(())
     }
 
-    /// The weight as configured.
-    fn weight(&self, kind: SampleKind) -> f64 {
-        match kind {
-            SampleKind::Trajectory => self.weights.trajectory,
-            SampleKind::Clip => self.weights.clip,
-            SampleKind::Pair => self.weights.pair,
-            SampleKind::Sharp => self.weights.sharp,
-            SampleKind::Light => self.weights.light,
-        }
-    }
-
     /// The weight, or zero where the sources have nothing to make this kind from.
     pub(super) fn effective_weight(&self, kind: SampleKind, sources: &Sources) -> f64 {
         let has_source = match kind {
-            SampleKind::Trajectory | SampleKind::Sharp | SampleKind::Light => {
-                !sources.photos.is_empty() || !sources.clips.is_empty()
-            }
             SampleKind::Clip => !sources.clips.is_empty(),
             SampleKind::Pair => !sources.pairs.is_empty(),
+            _ => !sources.photos.is_empty() || !sources.clips.is_empty(),
         };
-        if has_source { self.weight(kind) } else { 0.0 }
+        if has_source { self.weights.get(kind) } else { 0.0 }
     }
 }
 
-/// Everything samples are made from, kept in memory as 8-bit images and shared between threads.
+/// Everything samples are made from, shared between threads.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
     /// Sharp photographs.
-    pub photos: Vec<Image8>,
+    pub photos: Pictures,
     /// High-frame-rate clips of sharp frames.
     pub clips: Vec<Clip>,
     /// Real blurry and sharp pairs.
     pub pairs: Vec<Pair>,
+}
+
+impl Sources {
+    /// Blurry and sharp of pair `index`, or of the next one that can be read; and its index.
+    ///
+    /// # Panics
+    /// If none can be read.
+    pub(super) fn load_pair(&self, index: usize) -> (usize, Vec<Arc<Image8>>) {
+        let count = self.pairs.len();
+        (0..count)
+            .map(|step| (index + step) % count)
+            .find_map(|index| {
+                let Pair { blurry, sharp, .. } = &self.pairs[index];
+                Some((index, vec![blurry.load()?, sharp.load()?]))
+            })
+            .expect("no pair of the data can be read any more")
+    }
 }
 
 #[cfg(test)]
@@ -331,16 +488,13 @@ mod tests {
         ));
         let photo = Image8::new(1, 1, vec![0; 3]).unwrap();
         let sources = Sources {
-            photos: vec![photo],
+            photos: [photo].into_iter().collect(),
             ..Sources::default()
         };
         config.check_sources(&sources).unwrap();
         let only_pairs = MixWeights {
-            trajectory: 0.0,
-            clip: 0.0,
             pair: 1.0,
-            sharp: 0.0,
-            light: 0.0,
+            ..MixWeights::NONE
         };
         let config = MixConfig {
             weights: only_pairs,

@@ -1,35 +1,52 @@
 //! Training data: sharp images, clips and real pairs become seeded batches of blurry and sharp crops.
 //!
-//! [`Sources`] holds 8-bit images in memory, [`sample()`] makes one crop from its index, [`Loader`] makes
-//! batches on other threads. Blur is computed in linear light: [`Trajectory`] to [`Kernel`] to convolution,
-//! or the mean of the frames of a [`Clip`]. Plain vectors only: no tensor library, no video decoder.
+//! [`Sources`] holds images, [`sample()`] makes one crop from its index, [`Loader`] makes batches on other threads. A
+//! sample is drawn as a [`Recipe`], then rendered; blur is computed in linear light: [`Trajectory`] to [`Kernel`] to
+//! convolution, a path of camera poses ([`Rotation`]), moving layers ([`Layering`]), or the mean of the frames of a
+//! [`Clip`]. Plain vectors only: no tensor library, no video decoder.
 
+mod blob;
 mod blur;
 mod clip;
+mod crop;
 mod degrade;
 mod error;
 mod image;
+mod interpolate;
 mod kernel;
+mod layers;
 mod loader;
 mod mix;
+mod orientation;
 mod pairs;
+mod picture;
 mod planes;
 mod random;
+mod recipe;
+mod render;
+mod rotation;
 mod sampler;
 mod trajectory;
 mod transfer;
 
 pub use self::blur::{boost_highlights, convolve};
 pub use self::clip::{Clip, Exposure};
-pub use self::degrade::{add_noise, quantise};
+pub use self::crop::Framing;
+pub use self::degrade::{add_noise, add_sensor_noise, compress_jpeg, quantise};
 pub use self::error::DataError;
 pub use self::image::{Folder, Image8};
+pub use self::interpolate::Filter;
 pub use self::kernel::{Kernel, Margins, Tap};
 pub use self::loader::{Batch, Loader};
 pub use self::mix::{ExtentDistribution, MixConfig, MixWeights, SampleKind, Sources};
+pub use self::orientation::Orientation;
 pub use self::pairs::{Pair, PairFolder};
+pub use self::picture::{Picture, PictureFolder, Pictures, memory_for_images};
 pub use self::planes::{Planes, Window};
 pub use self::random::sample_rng;
-pub use self::sampler::{Sample, sample};
+pub use self::recipe::{Blur, Layering, MovingObject, Recipe, SourceId};
+pub use self::render::LocalKernel;
+pub use self::rotation::Rotation;
+pub use self::sampler::{Sample, draw_kind, sample};
 pub use self::trajectory::{CameraShake, Trajectory};
 pub use self::transfer::{Response, TransferTables};

@@ -5,7 +5,8 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use super::error::DataError;
-use super::image::{Image8, file_name, image_paths};
+use super::image::{file_name, image_paths};
+use super::picture::{Picture, keep_within, memory_for_images};
 
 /// A blurry image and its sharp truth, of equal size.
 #[derive(Clone, Debug)]
@@ -13,15 +14,15 @@ pub struct Pair {
     /// File name, for reports.
     pub name: String,
     /// What the camera saw while it moved.
-    pub blurry: Image8,
+    pub blurry: Picture,
     /// The same moment without blur.
-    pub sharp: Image8,
+    pub sharp: Picture,
 }
 
 /// The readable pairs of a folder, sorted by name.
 #[derive(Clone, Debug, Default)]
 pub struct PairFolder {
-    /// The pairs.
+    /// The pairs; those whose pixels turn out to be unreadable later are skipped when a sample is made.
     pub pairs: Vec<Pair>,
     /// Blurry files whose own or whose partner's pixels could not be read, or that have no partner; each was
     /// named in a warning.
@@ -33,7 +34,12 @@ impl Pair {
     ///
     /// # Errors
     /// [`DataError::PairSize`] when the sizes differ: then the two are not aligned and would teach nonsense.
-    pub fn new(name: String, blurry: Image8, sharp: Image8) -> Result<Self, DataError> {
+    pub fn new(
+        name: String,
+        blurry: impl Into<Picture>,
+        sharp: impl Into<Picture>,
+    ) -> Result<Self, DataError> {
+        let (blurry, sharp) = (blurry.into(), sharp.into());
         if blurry.size() != sharp.size() {
             return Err(DataError::PairSize {
                 name,
@@ -43,10 +49,15 @@ impl Pair {
         }
         Ok(Self { name, blurry, sharp })
     }
+
+    /// True once the pixels of one of the two have turned out to be unreadable.
+    fn is_broken(&self) -> bool {
+        self.blurry.is_broken() || self.sharp.is_broken()
+    }
 }
 
 impl PairFolder {
-    /// Reads `path/blurry` and `path/sharp` on all cores.
+    /// Reads `path/blurry` and `path/sharp` on all cores, and keeps as many pairs decoded as the memory allows.
     ///
     /// # Errors
     /// [`DataError::ReadFolder`] when a folder cannot be listed, [`DataError::PairSize`] when the images of a
@@ -60,8 +71,8 @@ impl PairFolder {
             .par_iter()
             .map(|file| {
                 let name = file_name(file);
-                let sharp = Image8::open(&sharp_folder.join(&name))?;
-                Pair::new(name, Image8::open(file)?, sharp)
+                let sharp = Picture::in_file(&sharp_folder.join(&name))?;
+                Pair::new(name, Picture::in_file(file)?, sharp)
             })
             .collect();
         let mut folder = Self::default();
@@ -75,7 +86,13 @@ impl PairFolder {
                 Err(error) => return Err(error),
             }
         }
-        if folder.pairs.is_empty() {
+        let pictures = folder
+            .pairs
+            .iter_mut()
+            .flat_map(|pair| [&mut pair.blurry, &mut pair.sharp]);
+        keep_within(pictures, memory_for_images());
+        folder.skipped += folder.pairs.iter().filter(|pair| pair.is_broken()).count();
+        if folder.skipped == blurry_paths.len() {
             return Err(DataError::NoPairs {
                 path: path.to_owned(),
             });

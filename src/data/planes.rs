@@ -1,6 +1,11 @@
 //! Crops in linear light: planar float32, read from 8-bit images with mirrored borders, resampled.
 
+use std::borrow::Borrow;
+
+use serde::Serialize;
+
 use super::image::Image8;
+use super::kernel::Margins;
 use super::transfer::Response;
 
 /// A crop as `[3, height, width]` float32, linear light, nominally in `[0, 1]`.
@@ -15,7 +20,7 @@ pub struct Planes {
 }
 
 /// A window on a source image, and the size at which it is wanted.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Window {
     /// Column of the source where the window starts; may lie outside the image.
     pub x: i64,
@@ -51,12 +56,12 @@ impl Planes {
     ///
     /// # Panics
     /// If `images` is empty.
-    pub fn read_mean(images: &[&Image8], window: &Window, response: Response) -> Self {
+    pub fn read_mean(images: &[impl Borrow<Image8>], window: &Window, response: Response) -> Self {
         assert!(!images.is_empty(), "a mean of no images");
         let source = window.source();
         let mut planes = Self::zeros(source.width, source.height);
         for image in images {
-            planes.add(image, source.x, source.y, response);
+            planes.add(image.borrow(), source.x, source.y, response);
         }
         if images.len() > 1 {
             let share = 1.0 / images.len() as f32;
@@ -153,6 +158,66 @@ struct SourceRect {
 }
 
 impl Window {
+    /// The window with room around it.
+    pub fn widened(&self, margins: Margins) -> Self {
+        Self {
+            x: self.x - self.at_source(margins.left),
+            y: self.y - self.at_source(margins.top),
+            width: self.width + margins.left + margins.right,
+            height: self.height + margins.top + margins.bottom,
+            ..*self
+        }
+    }
+
+    /// Moved so that it and its margins lie inside a source of this size, if that is large enough.
+    pub fn moved_inside(&self, margins: Margins, source: (usize, usize)) -> Self {
+        // A resampling filter reads a little more than the window covers.
+        let reach = if self.scale < 1.0 {
+            self.source_reach() as i64
+        } else {
+            0
+        };
+        let axis = |at: i64, length: usize, before: usize, after: usize, limit: usize| {
+            let low = self.at_source(before) + reach;
+            let covered = ((length + after) as f64 / self.scale).ceil() as i64 + reach;
+            let high = limit as i64 - covered;
+            if low <= high { at.clamp(low, high) } else { at }
+        };
+        Self {
+            x: axis(self.x, self.width, margins.left, margins.right, source.0),
+            y: axis(self.y, self.height, margins.top, margins.bottom, source.1),
+            ..*self
+        }
+    }
+
+    /// Made smaller by its margins; for a window on a whole image.
+    ///
+    /// # Panics
+    /// If nothing is left.
+    pub fn narrowed(&self, margins: Margins) -> Self {
+        let (across, down) = (margins.left + margins.right, margins.top + margins.bottom);
+        assert!(
+            self.width > across && self.height > down,
+            "an image larger than its blur"
+        );
+        Self {
+            x: self.x + self.at_source(margins.left),
+            y: self.y + self.at_source(margins.top),
+            width: self.width - across,
+            height: self.height - down,
+            ..*self
+        }
+    }
+
+    fn at_source(&self, length: usize) -> i64 {
+        (length as f64 / self.scale).round() as i64
+    }
+
+    /// Source pixels that the resampling filter reads around the window.
+    fn source_reach(&self) -> usize {
+        FILTER_REACH.max((1.0 / self.scale).ceil() as usize)
+    }
+
     /// Source pixels that the window covers, with the reach of the filter where it is resampled.
     fn source(&self) -> SourceRect {
         if self.scale >= 1.0 {
@@ -164,7 +229,7 @@ impl Window {
             };
         }
         // At scales below 1/2 the filter is wider.
-        let reach = FILTER_REACH.max((1.0 / self.scale).ceil() as usize);
+        let reach = self.source_reach();
         let covered = |length: usize| (length as f64 / self.scale).ceil() as usize + 2 * reach;
         SourceRect {
             x: self.x - reach as i64,

@@ -1,7 +1,8 @@
 //! Random numbers that are the same on every machine.
 //!
-//! Only the four operations and the square root touch a drawn number (IEEE 754 fixes their results); curves
-//! come from tables computed in float64 and rounded, since `ln`, `sin` and `exp` differ between C libraries.
+//! Only the four operations and the square root touch a drawn number, and IEEE 754 fixes their results. Powers,
+//! logarithms and the like differ between C libraries; the few that are needed come from the crate `libm`,
+//! which computes them in Rust. There are no angles here: directions and rotations are drawn as vectors.
 
 use std::sync::LazyLock;
 
@@ -31,10 +32,9 @@ pub fn chance(rng: &mut ChaCha8Rng, probability: f64) -> bool {
     rng.random::<f64>() < probability
 }
 
-/// Log-uniform number in `[low, high]`, both positive, on a grid of 1/1024: rounding hides the last bits of
-/// `exp`.
+/// Log-uniform number in `[low, high]`, both positive, on a grid of 1/1024.
 pub fn log_uniform(rng: &mut ChaCha8Rng, low: f64, high: f64) -> f64 {
-    let value = low * ((high / low).ln() * rng.random::<f64>()).exp();
+    let value = low * libm::exp(libm::log(high / low) * rng.random::<f64>());
     ((value * 1024.0).round() / 1024.0).clamp(low, high)
 }
 
@@ -104,7 +104,7 @@ impl Normal {
 /// Mass of the standard normal distribution between 0 and `x`, and its density at `x`. Series of Marsaglia,
 /// "Evaluating the Normal Distribution", 2004: mass = density * sum of x^(2k+1) / (2k+1)!!.
 fn normal_mass(x: f64) -> (f64, f64) {
-    let density = (-0.5 * x * x).exp() / (2.0 * std::f64::consts::PI).sqrt();
+    let density = libm::exp(-0.5 * x * x) / (2.0 * std::f64::consts::PI).sqrt();
     let (mut term, mut sum, mut odd) = (x, x, 1.0);
     while term > sum * 1e-17 {
         odd += 2.0;

@@ -121,6 +121,31 @@ impl Trajectory {
         .centred()
     }
 
+    /// Where the path is at the middles of `count` equal parts of its time.
+    pub fn at_equal_times(&self, count: usize) -> Vec<[f64; 2]> {
+        let segments = self.points.len() - 1;
+        let position = |part: usize| {
+            let time = (part as f64 + 0.5) / count as f64 * segments as f64;
+            let before = (time as usize).min(segments.saturating_sub(1));
+            let (from, to) = (self.points[before], self.points[(before + 1).min(segments)]);
+            let share = time - before as f64;
+            [
+                from[0] + share * (to[0] - from[0]),
+                from[1] + share * (to[1] - from[1]),
+            ]
+        };
+        (0..count).map(position).collect()
+    }
+
+    /// Longest way between two successive points in px.
+    pub fn longest_step_px(&self) -> f64 {
+        let step = |pair: &[[f64; 2]]| {
+            let (dx, dy) = (pair[1][0] - pair[0][0], pair[1][1] - pair[0][1]);
+            (dx * dx + dy * dy).sqrt()
+        };
+        self.points.windows(2).map(step).fold(0.0, f64::max)
+    }
+
     /// Longer side of the bounding box in px.
     pub fn extent_px(&self) -> f64 {
         let mut extent = 0.0f64;
@@ -189,6 +214,22 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn equal_times_lie_on_the_path() {
+        let path = Trajectory {
+            points: vec![[0.0, 0.0], [2.0, 0.0], [2.0, 4.0]],
+        };
+        assert_eq!(
+            path.at_equal_times(4),
+            [[0.5, 0.0], [1.5, 0.0], [2.0, 1.0], [2.0, 3.0]]
+        );
+        assert_eq!(path.longest_step_px(), 4.0);
+        let rest = Trajectory {
+            points: vec![[3.0, 1.0]],
+        };
+        assert_eq!(rest.at_equal_times(2), [[3.0, 1.0]; 2]);
     }
 
     #[test]

@@ -24,8 +24,8 @@ impl Response {
     pub fn decode(self, encoded: f64) -> f64 {
         match self {
             Self::Srgb if encoded <= 0.04045 => encoded / 12.92,
-            Self::Srgb => ((encoded + 0.055) / 1.055).powf(2.4),
-            Self::Gamma22 => encoded.powf(2.2),
+            Self::Srgb => libm::pow((encoded + 0.055) / 1.055, 2.4),
+            Self::Gamma22 => libm::pow(encoded, 2.2),
         }
     }
 
@@ -33,8 +33,8 @@ impl Response {
     pub fn encode(self, linear: f64) -> f64 {
         match self {
             Self::Srgb if linear <= 0.003_130_8 => linear * 12.92,
-            Self::Srgb => 1.055 * linear.powf(1.0 / 2.4) - 0.055,
-            Self::Gamma22 => linear.powf(1.0 / 2.2),
+            Self::Srgb => 1.055 * libm::pow(linear, 1.0 / 2.4) - 0.055,
+            Self::Gamma22 => libm::pow(linear, 1.0 / 2.2),
         }
     }
 
@@ -54,7 +54,7 @@ const ENCODE_STEPS: usize = 4096;
 
 /// Look-up tables of one response curve.
 ///
-/// They are computed in float64 and rounded, so that results do not depend on a platform's float32 `powf`.
+/// They are computed in float64 by `libm`, whose powers are the same on every machine, and rounded.
 pub struct TransferTables {
     decode: [f32; 256],
     /// Encoded values over the square root of the linear value: both curves are close to a straight line

@@ -10,6 +10,7 @@ use osdd::engine::{Device, EngineConfig, Precision};
 use crate::Usage;
 use crate::eval;
 use crate::import::ImportArgs;
+use crate::synth::SynthArgs;
 use crate::train::TrainArgs;
 
 const EXAMPLES: &str = "\
@@ -47,6 +48,17 @@ The folder needs model_index.json, unet/, vae/ and scheduler/ with full-precisio
 taken over tensor by tensor; the skips start without effect, and the prompt starts at random: both are to be trained.
 The record import.json in the model has source, shape, dtype and SHA-256 of each tensor.";
 
+const SYNTH_EXAMPLES: &str = "\
+Examples:
+  osdd synth --images DF2K/ --out pairs/                        overlapping 512x512 crops of every image
+  osdd synth --images DF2K/ --out pairs/ --variants 3 --kinds rotation,layered --extent 5..40
+  osdd synth --clips 240fps.mp4 --out pairs/ --crop 0           averages of 7 to 13 frames, as GoPro was made
+  osdd synth --images photos/ --out look/ --count 50 --config models/nano/train/base.json
+  osdd synth --bench
+
+Writes blurry/ and sharp/ with equal names (training and eval take the folder as it is), kernels/ as pictures and as exact
+JSON, synth.json with what was drawn for each pair, and contact_sheet.png to look at. Blur is made in linear light.";
+
 /// Removes motion blur from images and videos with a one-step diffusion model.
 #[derive(Debug, Parser)]
 #[command(name = "osdd", version, after_help = EXAMPLES, subcommand_required = true, arg_required_else_help = true)]
@@ -71,6 +83,9 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     /// List the installed models
     Models(ModelsArgs),
+    /// Make blurry and sharp pairs from sharp images and high-frame-rate clips
+    #[command(after_help = SYNTH_EXAMPLES)]
+    Synth(SynthArgs),
     /// Train a model's weights, or one of its adapters
     #[command(after_help = crate::train::EXAMPLES)]
     Train(TrainArgs),

@@ -1,13 +1,24 @@
-//! Decoding a whole video into memory, for training.
+//! The frames of a clip for training: a video, or a folder of images in the order of their names.
 
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
 use gst::prelude::*;
-use osdd::data::Image8;
+use osdd::data::{Image8, Picture, PictureFolder, memory_for_images};
 
-/// Every frame of the video, as 8-bit RGB.
-pub(crate) fn decode_frames(path: &Path) -> anyhow::Result<Vec<Image8>> {
+/// Every frame of a video, or the images of a folder, as 8-bit RGB. A video is decoded into memory; of a folder, what does
+/// not fit stays in its files.
+///
+/// # Errors
+/// The video does not decode or does not fit into memory; the folder has no readable image.
+pub(crate) fn decode_frames(path: &Path) -> anyhow::Result<Vec<Picture>> {
+    if path.is_dir() {
+        return Ok(PictureFolder::read(path)?.pictures.into_iter().collect());
+    }
+    decode_video(path)
+}
+
+fn decode_video(path: &Path) -> anyhow::Result<Vec<Picture>> {
     gst::init()?;
     let pipeline = gst::parse::launch(
         "filesrc name=source ! decodebin ! videoconvert ! video/x-raw,format=RGB ! \
@@ -23,9 +34,19 @@ pub(crate) fn decode_frames(path: &Path) -> anyhow::Result<Vec<Image8>> {
         .and_downcast::<gst_app::AppSink>()
         .context("no sink")?;
     pipeline.set_state(gst::State::Playing)?;
-    let mut frames = Vec::new();
+    let mut frames: Vec<Picture> = Vec::new();
+    let mut free_bytes = memory_for_images();
     while let Ok(sample) = sink.pull_sample() {
-        frames.push(to_image(&sample)?);
+        let frame = to_image(&sample)?;
+        let Some(left) = free_bytes.checked_sub(frame.data.len() as u64) else {
+            pipeline.set_state(gst::State::Null)?;
+            return Err(anyhow!(
+                "it does not fit into memory after {} frames; cut it, or extract its frames into a folder and give that",
+                frames.len()
+            ));
+        };
+        free_bytes = left;
+        frames.push(frame.into());
     }
     let bus = pipeline.bus().context("a pipeline has a bus")?;
     let error = bus.pop_filtered(&[gst::MessageType::Error]);

@@ -17,6 +17,7 @@ mod picture;
 mod plan;
 mod progress;
 mod report;
+mod synth;
 mod threads;
 mod train;
 mod video;
@@ -64,6 +65,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Eval(args) => eval::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Models(args) => models::run(args),
+        Command::Synth(args) => synth::run(args),
         Command::Train(args) => train::run(args),
         Command::Import(args) => import::run(args),
     }
