@@ -96,13 +96,13 @@ fn panel(svg: &mut String, top: f64, name: &str, points: &[(f64, f64)]) {
         })
         .collect();
     let (frame, bottom, label) = (top + TOP, top + PANEL, LEFT - 6.0);
-    let _ = write!(
+    let _ = writeln!(
         svg,
         "<text x=\"{LEFT}\" y=\"{:.1}\" font-weight=\"bold\">{name}</text>\
          <rect x=\"{LEFT}\" y=\"{frame}\" width=\"{width}\" height=\"{height}\" fill=\"none\" stroke=\"#bbb\"/>\
          <text x=\"{label}\" y=\"{:.1}\" text-anchor=\"end\">{high:.4}</text>\
          <text x=\"{label}\" y=\"{bottom}\" text-anchor=\"end\">{low:.4}</text>\
-         <polyline points=\"{}\" fill=\"none\" stroke=\"#0b62a4\" stroke-width=\"1.5\"/>\n",
+         <polyline points=\"{}\" fill=\"none\" stroke=\"#0b62a4\" stroke-width=\"1.5\"/>",
         frame - 6.0,
         frame + 10.0,
         curve.join(" ")
