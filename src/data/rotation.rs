@@ -333,7 +333,7 @@ mod tests {
     fn drawn(index: u64, roll: f64, extent_px: f64) -> Rotation {
         Rotation::draw(
             &mut sample_rng(5, index),
-            index % 3 == 0,
+            index.is_multiple_of(3),
             roll,
             400.0,
             [120.0, -30.0],
