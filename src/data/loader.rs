@@ -8,6 +8,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::error::DataError;
 use super::mix::{MixConfig, Sources};
+use super::picture::Picture;
 use super::sampler::sample;
 
 /// Finished batches that each thread may hold ahead of the training step.
@@ -64,6 +65,7 @@ impl Loader {
             }
         }
         config.check_sources(&sources)?;
+        warn_of_small(&sources, config.crop_size);
         let mut loader = Self {
             channels: Vec::with_capacity(threads),
             threads: Vec::with_capacity(threads),
@@ -127,6 +129,22 @@ impl Loader {
     /// Side of the crops in px.
     pub fn crop_size(&self) -> usize {
         self.crop_size
+    }
+}
+
+/// Counts and names photographs that are smaller than the crop; they are used, mirrored at their borders.
+fn warn_of_small(sources: &Sources, crop_size: usize) {
+    let is_small = |picture: &&Picture| picture.size().0.min(picture.size().1) < crop_size;
+    let small: Vec<&Picture> = sources.photos.iter().filter(is_small).collect();
+    if let Some(first) = small.first() {
+        let name = first
+            .path()
+            .map_or_else(|| "the first".into(), |path| path.display().to_string());
+        tracing::warn!(
+            "{} of {} photograph(s) are smaller than the crop of {crop_size} px and are mirrored at their borders, such as {name}",
+            small.len(),
+            sources.photos.len()
+        );
     }
 }
 
