@@ -7,8 +7,15 @@ use std::sync::Arc;
 use osdd::config::ModelConfig;
 use osdd::data::{Image8, MixWeights, Pair, Sources};
 use osdd::device::{Device, Precision};
-use osdd::train::{AdapterStart, AdversarialConfig, LossConfig, Setup, TrainConfig, Trainer, Verdict};
+use osdd::metrics::Backbone;
+use osdd::train::{
+    AdapterStart, AdversarialConfig, LossConfig, PerceptualConfig, PerceptualNetwork, Setup, TrainConfig,
+    Trainer, Verdict,
+};
 use osdd::weights::Weights;
+
+#[path = "common/metric_weights.rs"]
+mod metric_weights;
 
 fn model_config() -> ModelConfig {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/small_model.json");
@@ -284,6 +291,60 @@ fn bf16_arithmetic_keeps_master_weights_in_float32() {
     assert!(tensors.values().all(|t| t.kind() == tch::Kind::Float));
     let (exact, rounded) = (mean(&exact[20..]), mean(&rounded[20..]));
     assert!((exact - rounded).abs() < 0.05 * exact, "{exact} {rounded}");
+}
+
+#[test]
+fn perceptual_terms_of_every_network_are_learned_from() {
+    let dir = tempfile::tempdir().unwrap();
+    metric_weights::write_lpips(&dir.path().join("lpips_squeeze.safetensors"), Backbone::Squeeze);
+    metric_weights::write_dists(&dir.path().join("dists.safetensors"));
+    for (network, edge_aware, balanced) in [
+        (PerceptualNetwork::LpipsSqueeze, false, true),
+        (PerceptualNetwork::Dists, true, false),
+    ] {
+        let mut config = train_config("base", 12);
+        config.loss = LossConfig {
+            l1: 1.0,
+            perceptual: Some(PerceptualConfig {
+                network,
+                weight: 1.0,
+                edge_aware,
+                balanced,
+            }),
+            ..LossConfig::default()
+        };
+        let setup = |metrics: &Path| Setup {
+            device: Device::Cpu,
+            metrics: metrics.to_owned(),
+            ..Setup::default()
+        };
+        let mut trainer = Trainer::new(config.clone(), model_config(), sources(), setup(dir.path())).unwrap();
+        let mut terms = Vec::new();
+        tch::set_num_threads(1);
+        let mut after = |_: &Trainer, progress: &osdd::train::Progress| {
+            let term = |name| progress.terms.iter().find(|(n, _)| *n == name).unwrap().1;
+            terms.push((term("l1"), term("perceptual"), progress.total));
+            Ok(Verdict::Continue)
+        };
+        trainer.run(1, &mut after).unwrap();
+        for (l1, perceptual, total) in &terms {
+            assert!(*perceptual > 0.0);
+            // Balanced, the term weighs what L1 weighs.
+            let expected = if balanced { 2.0 * l1 } else { l1 + perceptual };
+            assert!(
+                (total - expected).abs() < 1e-4 * expected,
+                "{l1} {perceptual} {total}"
+            );
+        }
+        let error = Trainer::new(config, model_config(), sources(), setup(Path::new("nowhere")))
+            .err()
+            .unwrap();
+        let named = error.to_string();
+        assert!(
+            named.contains(network.file_name()) && named.contains("convert_metrics.py"),
+            "{named}"
+        );
+    }
 }
 
 #[test]
