@@ -1,32 +1,22 @@
 //! A picture of what the model does, to be looked at while it trains.
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
 use super::ValidationSet;
-use super::validate::restore;
+use super::validate::Restorer;
 use crate::Result;
-use crate::config::ModelConfig;
 use crate::data::Image8;
-use crate::model::OsddModel;
-use crate::nn::{Params, TensorMap};
 
 /// Largest side of a crop in pixels.
 const SIDE: i64 = 320;
 
 /// One row for each set with images: the middle of its first image, blurry, restored and sharp. None without images.
-pub(super) fn sheet(
-    sets: &[ValidationSet],
-    tensors: &TensorMap,
-    config: &ModelConfig,
-    device: Device,
-) -> Result<Option<Image8>> {
-    let _no_grad = tch::no_grad_guard();
-    let model = OsddModel::new(&Params::new(tensors), config)?;
+pub(super) fn sheet(sets: &[ValidationSet], restorer: &Restorer) -> Result<Option<Image8>> {
     let mut rows = Vec::new();
     for (blurry, sharp) in sets.iter().filter_map(ValidationSet::first) {
         let (blurry, sharp) = (middle(blurry), middle(sharp));
-        let restored = restore(&model, &blurry.to_device(device), config.size_multiple());
-        rows.push(Tensor::cat(&[blurry, restored.to_device(Device::Cpu), sharp], 3));
+        let restored = restorer.restore(&blurry, &sharp);
+        rows.push(Tensor::cat(&[blurry, restored, sharp], 3));
     }
     if rows.is_empty() {
         return Ok(None);

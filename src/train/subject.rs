@@ -32,12 +32,40 @@ pub(super) struct Subject {
     latent_encoder: Option<TensorMap>,
 }
 
+/// What a stage sends images through.
+pub(super) struct Network {
+    model: OsddModel,
+    /// Stage 1 alone: the encoder of sharp images.
+    encoder: Option<LatentEncoder>,
+    kind: Kind,
+}
+
 /// What a batch came to.
 pub(super) struct Passed {
     /// `[B, 3, H, W]` in [0, 1], not clamped, float32.
     pub image: Tensor,
     /// ẑ_h and the prompt; none in stage 1.
     pub latents: Option<(Tensor, Tensor)>,
+}
+
+impl Network {
+    /// `blurry` and `sharp` `[B, 3, H, W]` in [0, 1]; only stage 1 looks at `sharp`.
+    pub fn forward(&self, blurry: &Tensor, sharp: &Tensor) -> Passed {
+        let signed = |x: &Tensor| (x * 2.0 - 1.0).to_kind(self.kind);
+        let unsigned = |x: &Tensor| (x.to_kind(Kind::Float) + 1.0) / 2.0;
+        if let Some(encoder) = &self.encoder {
+            let latents = encoder.latents(&signed(sharp));
+            return Passed {
+                image: unsigned(&self.model.reconstruct(&signed(blurry), &latents)),
+                latents: None,
+            };
+        }
+        let restored = self.model.restore(&signed(blurry));
+        Passed {
+            image: unsigned(&restored.image),
+            latents: Some((restored.latents, self.model.prompt.shallow_clone())),
+        }
+    }
 }
 
 impl Subject {
@@ -131,23 +159,21 @@ impl Subject {
         })
     }
 
-    /// `blurry` and `sharp` `[B, 3, H, W]` in [0, 1], through the model in the arithmetic of `kind`.
-    pub fn forward(&self, blurry: &Tensor, sharp: &Tensor, kind: Kind) -> Result<Passed> {
-        let tensors = self.tensors(&self.parameters, kind)?;
-        let model = OsddModel::new(&Params::new(&tensors), &self.config)?;
-        let signed = |x: &Tensor| (x * 2.0 - 1.0).to_kind(kind);
-        let unsigned = |x: &Tensor| (x.to_kind(Kind::Float) + 1.0) / 2.0;
-        if self.stage == Stage::Evae {
-            let latents = self.latent_encoder(&tensors)?.latents(&signed(sharp));
-            return Ok(Passed {
-                image: unsigned(&model.reconstruct(&signed(blurry), &latents)),
-                latents: None,
-            });
-        }
-        let restored = model.restore(&signed(blurry));
-        Ok(Passed {
-            image: unsigned(&restored.image),
-            latents: Some((restored.latents, model.prompt)),
+    /// The stage's network with these values of what is trained, in the arithmetic of `kind`.
+    pub fn network(&self, trained: &TensorMap, kind: Kind) -> Result<Network> {
+        let tensors = self.tensors(trained, kind)?;
+        // Stage 1 decodes latents of the sharp image: from an encoder of its own, or from the only one of a plain VAE.
+        let encoder = match self.stage {
+            Stage::Evae if self.config.vae.has_skip(0) => Some(LATENT_ENCODER),
+            Stage::Evae => Some("vae"),
+            _ => None,
+        };
+        let encoder =
+            encoder.map(|name| LatentEncoder::new(&Params::new(&tensors).pp(name), &self.config.vae));
+        Ok(Network {
+            model: OsddModel::new(&Params::new(&tensors), &self.config)?,
+            encoder: encoder.transpose()?,
+            kind,
         })
     }
 
@@ -174,16 +200,6 @@ impl Subject {
             }
         };
         Ok(encoder.latents(&signed))
-    }
-
-    /// The encoder whose latents stage 1 decodes: one of its own, or the only one of a plain VAE.
-    fn latent_encoder(&self, tensors: &TensorMap) -> Result<LatentEncoder> {
-        let name = if self.config.vae.has_skip(0) {
-            LATENT_ENCODER
-        } else {
-            "vae"
-        };
-        LatentEncoder::new(&Params::new(tensors).pp(name), &self.config.vae)
     }
 
     /// Writes `model/` with these values of what is trained into `out`, and after stage 1 its second encoder beside it.

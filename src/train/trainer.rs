@@ -11,6 +11,7 @@ use super::checkpoint::{self, Groups, State};
 use super::flat::Flat;
 use super::optimizer::{Optimizer, clip};
 use super::subject::Subject;
+use super::validate::Restorer;
 use super::{LossTerms, Losses, PhaseConfig, Score, TrainConfig, ValidationSet};
 use crate::config::ModelConfig;
 use crate::data::{Batch, Image8, Loader, MixConfig, Sources};
@@ -194,23 +195,32 @@ impl Trainer {
         self.subject.tensors(&self.ema.views(), Kind::Float)
     }
 
-    /// Scores the averaged weights on every set.
+    /// Scores the averaged weights on every set; in stage `evae`, how well sharp images are reconstructed.
     ///
     /// # Errors
     /// A failure of the device.
     pub fn validate(&self, sets: &[ValidationSet]) -> Result<Vec<Score>> {
-        let tensors = self.averaged_tensors()?;
-        let score = |set: &ValidationSet| set.score(&tensors, self.subject.config(), self.device);
-        sets.iter().map(score).collect()
+        let _no_grad = tch::no_grad_guard();
+        let restorer = self.restorer()?;
+        Ok(sets.iter().map(|set| set.score(&restorer)).collect())
     }
 
-    /// The middles of the first image of every set: blurry, restored by the averaged weights, sharp; one row each.
+    /// The middle of the first image of every set, one row each: blurry, restored by the averaged weights, sharp. None
+    /// without images.
     ///
     /// # Errors
     /// A failure of the device.
     pub fn samples(&self, sets: &[ValidationSet]) -> Result<Option<Image8>> {
-        let tensors = self.averaged_tensors()?;
-        super::samples::sheet(sets, &tensors, self.subject.config(), self.device)
+        let _no_grad = tch::no_grad_guard();
+        super::samples::sheet(sets, &self.restorer()?)
+    }
+
+    fn restorer(&self) -> Result<Restorer> {
+        Ok(Restorer {
+            network: self.subject.network(&self.ema.views(), Kind::Float)?,
+            multiple: self.subject.config().size_multiple(),
+            device: self.device,
+        })
     }
 
     pub fn iteration(&self) -> u64 {
@@ -303,7 +313,8 @@ impl Trainer {
             self.upload(&batch.blurry, phase),
             self.upload(&batch.sharp, phase),
         );
-        let passed = self.subject.forward(&blurry, &sharp, self.kind)?;
+        let network = self.subject.network(&self.subject.parameters, self.kind)?;
+        let passed = network.forward(&blurry, &sharp);
         let mut loss = self.losses.compute(&passed.image, &sharp);
         if let (Some(adversary), Some((latents, prompt))) = (&mut self.adversary, &passed.latents) {
             loss.add(

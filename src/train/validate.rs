@@ -5,11 +5,9 @@ use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 use super::ValidationConfig;
+use super::subject::Network;
 use crate::Result;
-use crate::config::ModelConfig;
 use crate::data::{Folder, Image8};
-use crate::model::OsddModel;
-use crate::nn::{Params, TensorMap};
 use crate::tile::reflect;
 
 /// Pairs of one kind, measured together.
@@ -27,6 +25,8 @@ pub struct Score {
     pub input_psnr: f64,
     /// PSNR of the output in dB.
     pub output_psnr: f64,
+    /// Mean absolute error of the output in 8-bit levels.
+    pub output_mae: f64,
 }
 
 impl ValidationSet {
@@ -64,44 +64,57 @@ impl ValidationSet {
         self.pairs.first().map(|(_, blurry, sharp)| (blurry, sharp))
     }
 
-    /// PSNR of every pair before and after the model, averaged.
-    ///
-    /// # Errors
-    /// A failure of the device.
-    pub fn score(&self, tensors: &TensorMap, config: &ModelConfig, device: Device) -> Result<Score> {
-        let _no_grad = tch::no_grad_guard();
-        let model = OsddModel::new(&Params::new(tensors), config)?;
-        let (mut before, mut after) = (0.0, 0.0);
+    /// Every pair before and after the network, averaged.
+    pub(super) fn score(&self, restorer: &Restorer) -> Score {
+        let (mut before, mut after, mut error) = (0.0, 0.0, 0.0);
         for (_, blurry, sharp) in &self.pairs {
+            let restored = restorer.restore(blurry, sharp);
             before += psnr(blurry, sharp);
-            let restored = restore(&model, &blurry.to_device(device), config.size_multiple());
-            after += psnr(&restored.to_device(Device::Cpu), sharp);
+            after += psnr(&restored, sharp);
+            error += (&restored - sharp).abs().mean(Kind::Double).double_value(&[]);
         }
         let count = self.pairs.len().max(1) as f64;
-        Ok(Score {
+        Score {
             name: self.name.clone(),
             input_psnr: before / count,
             output_psnr: after / count,
-        })
+            output_mae: 255.0 * error / count,
+        }
     }
 }
 
-/// `[1, 3, H, W]` in [0, 1] of any size through the model, rounded to 8 bits as a frame would be.
-pub(super) fn restore(model: &OsddModel, image: &Tensor, multiple: usize) -> Tensor {
-    let (_, _, height, width) = image.size4().expect("an image has four dimensions");
-    let indices = |len: i64| {
-        let padded = (len as usize).next_multiple_of(multiple);
-        let index: Vec<i64> = (0..padded)
-            .map(|i| reflect(i as isize, len as usize) as i64)
-            .collect();
-        Tensor::from_slice(&index).to_device(image.device())
-    };
-    let padded = image
-        .index_select(2, &indices(height))
-        .index_select(3, &indices(width));
-    let output = (model.forward(&(padded * 2.0 - 1.0)) + 1.0) / 2.0;
-    let output = output.narrow(2, 0, height).narrow(3, 0, width);
-    (output.clamp(0.0, 1.0) * 255.0).round() / 255.0
+/// Whole images of any size through a stage's network.
+pub(super) struct Restorer {
+    pub network: Network,
+    pub multiple: usize,
+    pub device: Device,
+}
+
+impl Restorer {
+    /// Both `[1, 3, H, W]` in [0, 1]; the result has the same size, is on the CPU, and is rounded to 8 bits as a frame would be.
+    pub fn restore(&self, blurry: &Tensor, sharp: &Tensor) -> Tensor {
+        let (_, _, height, width) = blurry.size4().expect("an image has four dimensions");
+        let (blurry, sharp) = (self.padded(blurry), self.padded(sharp));
+        let output = self.network.forward(&blurry, &sharp).image.to_device(Device::Cpu);
+        let output = output.narrow(2, 0, height).narrow(3, 0, width);
+        (output.clamp(0.0, 1.0) * 255.0).round() / 255.0
+    }
+
+    /// Reflected at the right and below until both sides are multiples of what the network needs.
+    fn padded(&self, image: &Tensor) -> Tensor {
+        let (_, _, height, width) = image.size4().expect("an image has four dimensions");
+        let indices = |len: i64| {
+            let padded = (len as usize).next_multiple_of(self.multiple);
+            let index: Vec<i64> = (0..padded)
+                .map(|i| reflect(i as isize, len as usize) as i64)
+                .collect();
+            Tensor::from_slice(&index)
+        };
+        let padded = image
+            .index_select(2, &indices(height))
+            .index_select(3, &indices(width));
+        padded.to_device(self.device)
+    }
 }
 
 fn psnr(a: &Tensor, b: &Tensor) -> f64 {

@@ -158,7 +158,7 @@ impl Log {
 
     pub fn scores(&mut self, iteration: u64, scores: &[Score]) {
         if self.scores.metadata().is_ok_and(|m| m.len() == 0) {
-            let _ = writeln!(self.scores, "iteration,set,input_psnr,output_psnr");
+            let _ = writeln!(self.scores, "iteration,set,input_psnr,output_psnr,output_mae");
         }
         for score in scores {
             let gain = score.output_psnr - score.input_psnr;
@@ -168,8 +168,8 @@ impl Log {
             ));
             let _ = writeln!(
                 self.scores,
-                "{iteration},{},{:.4},{:.4}",
-                score.name, score.input_psnr, score.output_psnr
+                "{iteration},{},{:.4},{:.4},{:.4}",
+                score.name, score.input_psnr, score.output_psnr, score.output_mae
             );
         }
     }
