@@ -354,10 +354,22 @@ mod tests {
                 let count = way.points.len() as f64;
                 for axis in 0..2 {
                     let mean = way.points.iter().map(|point| point[axis]).sum::<f64>() / count;
+
                     assert!(mean.abs() < 0.25, "sample {index}: shifted by {mean} px");
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_path_that_starts_at_its_truth_is_centred() {
+        let away = Trajectory {
+            points: vec![[0.0, 0.0], [1.0, 0.5]],
+        };
+        let rotation = Rotation::new(&away, &away, 0.5, 400.0, [48.0, 32.0], SIZE, 10.0);
+        let way = rotation.way_of([48.0, 32.0]);
+        let mean = way.points.iter().map(|point| point[0]).sum::<f64>() / way.points.len() as f64;
+        assert!(mean.abs() < 0.05, "{mean}");
     }
 
     #[test]
