@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageReader};
-use rayon::prelude::*;
 
 use super::error::DataError;
 
@@ -102,60 +101,8 @@ fn failed(path: &Path, source: image::ImageError) -> DataError {
     }
 }
 
-/// The readable images of a folder, sorted by file name.
-#[derive(Clone, Debug, Default)]
-pub struct Folder {
-    /// File names, in the order of `images`.
-    pub names: Vec<String>,
-    /// The images.
-    pub images: Vec<Image8>,
-    /// Files with an image's extension that did not decode; each was named in a warning.
-    pub skipped: usize,
-}
-
-impl Folder {
-    /// Reads every image of a folder (not of its subfolders) on all cores. Unreadable files are skipped,
-    /// counted and named in a warning, so that one broken file among thousands does not stop a training run.
-    ///
-    /// # Errors
-    /// [`DataError::ReadFolder`] when the folder cannot be listed, [`DataError::EmptyFolder`] when nothing in
-    /// it is readable.
-    pub fn read(path: &Path) -> Result<Self, DataError> {
-        let paths = image_paths(path)?;
-        let read: Vec<_> = paths.par_iter().map(|file| Image8::open(file)).collect();
-        let mut folder = Self::default();
-        for (file, image) in paths.iter().zip(read) {
-            match image {
-                Ok(image) => {
-                    folder.names.push(file_name(file));
-                    folder.images.push(image);
-                }
-                Err(error) => {
-                    folder.skipped += 1;
-                    tracing::warn!("skipped: {error}");
-                }
-            }
-        }
-        if folder.images.is_empty() {
-            return Err(DataError::EmptyFolder {
-                path: path.to_owned(),
-                skipped: folder.skipped,
-            });
-        }
-        if folder.skipped > 0 {
-            tracing::warn!(
-                "{} of {} image(s) in {} skipped",
-                folder.skipped,
-                paths.len(),
-                path.display()
-            );
-        }
-        Ok(folder)
-    }
-}
-
 /// Files with an image's extension, sorted by name: the order of a directory differs from machine to machine.
-pub(super) fn image_paths(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
+pub(crate) fn image_paths(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     let failed = |source| DataError::ReadFolder {
         path: folder.to_owned(),
         source,
@@ -182,39 +129,6 @@ pub(super) fn file_name(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn write_png(path: &Path, level: u8) {
-        image::RgbImage::from_pixel(4, 3, image::Rgb([level, 0, 0]))
-            .save(path)
-            .unwrap();
-    }
-
-    #[test]
-    fn a_folder_is_sorted_and_skips_what_is_broken() {
-        let dir = tempfile::tempdir().unwrap();
-        write_png(&dir.path().join("b.png"), 2);
-        write_png(&dir.path().join("a.PNG"), 1);
-        std::fs::write(dir.path().join("c.jpg"), b"not a picture").unwrap();
-        std::fs::write(dir.path().join("notes.txt"), b"not an image").unwrap();
-        let folder = Folder::read(dir.path()).unwrap();
-        assert_eq!(folder.names, ["a.PNG", "b.png"]);
-        assert_eq!(folder.skipped, 1);
-        assert_eq!(folder.images[1].data[..3], [2, 0, 0]);
-        assert_eq!(folder.images[0].size(), (4, 3));
-    }
-
-    #[test]
-    fn an_empty_folder_is_an_error_that_counts_the_broken_files() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("c.jpg"), b"not a picture").unwrap();
-        let error = Folder::read(dir.path()).unwrap_err();
-        assert!(
-            matches!(error, DataError::EmptyFolder { skipped: 1, .. }),
-            "{error}"
-        );
-        let error = Folder::read(&dir.path().join("missing")).unwrap_err();
-        assert!(matches!(error, DataError::ReadFolder { .. }), "{error}");
-    }
 
     #[test]
     fn a_wrong_number_of_bytes_is_refused() {

@@ -295,4 +295,31 @@ mod tests {
             "{error}"
         );
     }
+
+    #[test]
+    fn a_folder_is_sorted_and_skips_what_is_broken() {
+        let dir = tempfile::tempdir().unwrap();
+        write_png(&dir.path().join("b.png"), 2);
+        write_png(&dir.path().join("a.PNG"), 1);
+        std::fs::write(dir.path().join("c.jpg"), b"not a picture").unwrap();
+        std::fs::write(dir.path().join("notes.txt"), b"not an image").unwrap();
+        let folder = PictureFolder::read(dir.path()).unwrap();
+        assert_eq!(folder.names, ["a.PNG", "b.png"]);
+        assert_eq!(folder.skipped, 1);
+        assert_eq!(folder.pictures[1].load().unwrap().data[..3], [2, 0, 0]);
+        assert_eq!(folder.pictures[0].size(), (4, 3));
+    }
+
+    #[test]
+    fn an_empty_folder_is_an_error_that_counts_the_broken_files() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("c.jpg"), b"not a picture").unwrap();
+        let error = PictureFolder::read(dir.path()).unwrap_err();
+        assert!(
+            matches!(error, DataError::EmptyFolder { skipped: 1, .. }),
+            "{error}"
+        );
+        let error = PictureFolder::read(&dir.path().join("missing")).unwrap_err();
+        assert!(matches!(error, DataError::ReadFolder { .. }), "{error}");
+    }
 }

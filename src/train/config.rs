@@ -203,6 +203,9 @@ pub struct ValidationConfig {
     /// Only files whose names end with this (without extension).
     #[serde(default)]
     pub suffix: String,
+    /// At most this many pairs, spread evenly over all.
+    #[serde(default)]
+    pub limit: Option<usize>,
 }
 
 impl TrainConfig {

@@ -13,8 +13,8 @@ const SIDE: i64 = 320;
 /// One row for each set with images: the middle of its first image, blurry, restored and sharp. None without images.
 pub(super) fn sheet(sets: &[ValidationSet], restorer: &Restorer) -> Result<Option<Image8>> {
     let mut rows = Vec::new();
-    for (blurry, sharp) in sets.iter().filter_map(ValidationSet::first) {
-        let (blurry, sharp) = (middle(blurry), middle(sharp));
+    for (blurry, sharp) in sets.iter().filter_map(|set| set.tensors().next()) {
+        let (blurry, sharp) = (middle(&blurry), middle(&sharp));
         let restored = restorer.restore(&blurry, &sharp);
         rows.push(Tensor::cat(&[blurry, restored, sharp], 3));
     }

@@ -1,20 +1,21 @@
 //! Measuring a model on whole image pairs while it trains.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind, Tensor};
 
 use super::ValidationConfig;
 use super::subject::Network;
-use crate::Result;
-use crate::data::{Folder, Image8};
+use crate::data::{Image8, Picture, image_paths};
 use crate::tile::reflect;
+use crate::{Error, Result};
 
 /// Pairs of one kind, measured together.
 pub struct ValidationSet {
     name: String,
-    /// Name, blurry and sharp image, `[1, 3, H, W]` in [0, 1].
-    pairs: Vec<(String, Tensor, Tensor)>,
+    /// Blurry and sharp.
+    pairs: Vec<(Picture, Picture)>,
 }
 
 /// Means over the pairs of a [`ValidationSet`].
@@ -30,28 +31,47 @@ pub struct Score {
 }
 
 impl ValidationSet {
-    /// Reads the pairs that a configuration names, below `data`.
+    /// Finds the pairs that a configuration names, below `data`. Their pixels are read when they are needed.
     ///
     /// # Errors
-    /// A folder without readable images, or a blurry image without its sharp one.
+    /// A folder without images, a blurry image without its sharp one, or two of different sizes.
     pub fn read(config: &ValidationConfig, data: &Path) -> Result<Self> {
-        let blurry = Folder::read(&data.join(&config.blurry))?;
-        let sharp = Folder::read(&data.join(&config.sharp))?;
+        let sharp_folder = data.join(&config.sharp);
+        let by_stem: BTreeMap<String, PathBuf> = image_paths(&sharp_folder)?
+            .into_iter()
+            .map(|path| (stem(&path), path))
+            .collect();
         let mut pairs = Vec::new();
-        for (name, image) in blurry.names.iter().zip(&blurry.images) {
-            let stem = name.rsplit_once('.').map_or(name.as_str(), |(stem, _)| stem);
-            if !stem.starts_with(&config.prefix) || !stem.ends_with(&config.suffix) {
-                continue;
+        for path in chosen(config, image_paths(&data.join(&config.blurry))?) {
+            let stem = stem(&path);
+            let partner = stem.strip_suffix(&config.suffix).unwrap_or(&stem);
+            let truth = by_stem
+                .get(&stem)
+                .or_else(|| by_stem.get(partner))
+                .ok_or_else(|| {
+                    Error::Train(format!(
+                        "{} has no partner in {}",
+                        path.display(),
+                        sharp_folder.display()
+                    ))
+                })?;
+            let (blurry, sharp) = (Picture::in_file(&path)?, Picture::in_file(truth)?);
+            if blurry.size() != sharp.size() {
+                return Err(Error::Train(format!(
+                    "{} and {} differ in size",
+                    path.display(),
+                    truth.display()
+                )));
             }
-            let partner = stem.strip_suffix(&config.suffix).unwrap_or(stem);
-            let found = sharp.names.iter().position(|other| {
-                let other = other.rsplit_once('.').map_or(other.as_str(), |(stem, _)| stem);
-                other == stem || other == partner
-            });
-            let truth = found.ok_or_else(|| {
-                crate::Error::Train(format!("{name} has no partner in {}", config.sharp.display()))
-            })?;
-            pairs.push((name.clone(), to_tensor(image), to_tensor(&sharp.images[truth])));
+            pairs.push((blurry, sharp));
+        }
+        if pairs.is_empty() {
+            let named = data.join(&config.blurry);
+            return Err(Error::Train(format!(
+                "{} has no images for validation '{}'",
+                named.display(),
+                config.name
+            )));
         }
         Ok(ValidationSet {
             name: config.name.clone(),
@@ -59,21 +79,24 @@ impl ValidationSet {
         })
     }
 
-    /// The first pair: blurry and sharp, `[1, 3, H, W]` in [0, 1].
-    pub(super) fn first(&self) -> Option<(&Tensor, &Tensor)> {
-        self.pairs.first().map(|(_, blurry, sharp)| (blurry, sharp))
+    /// Blurry and sharp images that can be read, `[1, 3, H, W]` in [0, 1].
+    pub(super) fn tensors(&self) -> impl Iterator<Item = (Tensor, Tensor)> + '_ {
+        let load = |(blurry, sharp): &(Picture, Picture)| {
+            Some((to_tensor(&*blurry.load()?), to_tensor(&*sharp.load()?)))
+        };
+        self.pairs.iter().filter_map(load)
     }
 
     /// Every pair before and after the network, averaged.
     pub(super) fn score(&self, restorer: &Restorer) -> Score {
-        let (mut before, mut after, mut error) = (0.0, 0.0, 0.0);
-        for (_, blurry, sharp) in &self.pairs {
-            let restored = restorer.restore(blurry, sharp);
-            before += psnr(blurry, sharp);
-            after += psnr(&restored, sharp);
+        let (mut before, mut after, mut error, mut count) = (0.0, 0.0, 0.0, 0.0);
+        for (blurry, sharp) in self.tensors() {
+            let restored = restorer.restore(&blurry, &sharp);
+            before += psnr(&blurry, &sharp);
+            after += psnr(&restored, &sharp);
+            count += 1.0;
             error += (&restored - sharp).abs().mean(Kind::Double).double_value(&[]);
         }
-        let count = self.pairs.len().max(1) as f64;
         Score {
             name: self.name.clone(),
             input_psnr: before / count,
@@ -117,6 +140,27 @@ impl Restorer {
     }
 }
 
+/// The files that a configuration means; where it has a limit, spread evenly over all.
+fn chosen(config: &ValidationConfig, files: Vec<PathBuf>) -> Vec<PathBuf> {
+    let meant = |path: &PathBuf| {
+        let stem = stem(path);
+        stem.starts_with(&config.prefix) && stem.ends_with(&config.suffix)
+    };
+    let all: Vec<PathBuf> = files.into_iter().filter(meant).collect();
+    match config.limit {
+        Some(limit) if limit < all.len() => (0..limit).map(|i| all[i * all.len() / limit].clone()).collect(),
+        _ => all,
+    }
+}
+
+/// File name without its extension.
+fn stem(path: &Path) -> String {
+    path.file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
 fn psnr(a: &Tensor, b: &Tensor) -> f64 {
     let mse = (a - b).square().mean(Kind::Double).double_value(&[]);
     -10.0 * mse.max(1e-10).log10()
@@ -127,4 +171,44 @@ fn to_tensor(image: &Image8) -> Tensor {
     let rows: Vec<u8> = (0..height).flat_map(|y| image.row(y).iter().copied()).collect();
     let tensor = Tensor::from_slice(&rows).view([1, height as i64, width as i64, 3]);
     tensor.permute([0, 3, 1, 2]).to_kind(Kind::Float) / 255.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(json: &str) -> ValidationConfig {
+        let all = format!(r#"{{ "name": "n", "blurry": "blurry", "sharp": "sharp" {json} }}"#);
+        serde_json::from_str(&all).unwrap()
+    }
+
+    fn write(dir: &Path, name: &str, width: u32) {
+        let path = dir.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        image::RgbImage::from_pixel(width, 4, image::Rgb([9, 8, 7]))
+            .save(path)
+            .unwrap();
+    }
+
+    #[test]
+    fn pairs_are_found_by_prefix_suffix_and_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        for i in 0..6 {
+            write(dir.path(), &format!("blurry/a{i}_10px.png"), 5);
+            write(dir.path(), &format!("sharp/a{i}.png"), 5);
+        }
+        write(dir.path(), "blurry/b0_22px.png", 5);
+        let count =
+            |json: &str| ValidationSet::read(&config(json), dir.path()).map(|set| set.tensors().count());
+        assert_eq!(count(r#", "suffix": "_10px""#).unwrap(), 6);
+        assert_eq!(count(r#", "suffix": "_10px", "limit": 2"#).unwrap(), 2);
+        assert_eq!(count(r#", "prefix": "a3", "suffix": "_10px""#).unwrap(), 1);
+        let error = count(r#", "prefix": "b""#).unwrap_err().to_string();
+        assert!(error.contains("b0_22px.png has no partner"), "{error}");
+        let error = count(r#", "prefix": "c""#).unwrap_err().to_string();
+        assert!(error.contains("no images for validation 'n'"), "{error}");
+        write(dir.path(), "sharp/a1.png", 6);
+        let error = count(r#", "suffix": "_10px""#).unwrap_err().to_string();
+        assert!(error.contains("differ in size"), "{error}");
+    }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context;
-use osdd::data::{Clip, Folder, PairFolder, Sources};
+use osdd::data::{Clip, PairFolder, PictureFolder, Sources};
 use osdd::train::DataConfig;
 
 use crate::frames::decode_frames;
@@ -13,7 +13,9 @@ use crate::report;
 pub(super) fn read(config: &DataConfig, root: &Path) -> anyhow::Result<Sources> {
     let mut sources = Sources::default();
     for folder in &config.photos {
-        sources.photos.extend(Folder::read(&root.join(folder))?.images);
+        sources
+            .photos
+            .extend(PictureFolder::read(&root.join(folder))?.pictures);
     }
     for folder in &config.pairs {
         sources.pairs.extend(PairFolder::read(&root.join(folder))?.pairs);
