@@ -428,3 +428,60 @@ fn an_adapter_needs_weights_to_start_from() {
     let error = start(train_config("adapter_r", 8), None).err().unwrap();
     assert!(error.to_string().contains("weights to start from"), "{error}");
 }
+
+/// Every JSON file below a folder of models whose path has `part` in it.
+fn shipped(part: &str) -> Vec<std::path::PathBuf> {
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("models")];
+    let mut found = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "json") && path.to_string_lossy().contains(part) {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn shipped_training_configurations_are_legal_and_complete() {
+    let files = shipped("/train/");
+    for path in &files {
+        let json = std::fs::read_to_string(path).unwrap();
+        let config = TrainConfig::from_json(&json, &path.display().to_string()).unwrap();
+        config.mix.validate().unwrap();
+        assert!(!config.validation.is_empty(), "{}", path.display());
+    }
+    for preset in ["nano", "small", "sd21"] {
+        for name in [
+            "adapter_r",
+            "adapter_s",
+            if preset == "sd21" { "evae" } else { "base" },
+        ] {
+            let name = format!("{preset}/train/{name}.json");
+            assert!(files.iter().any(|path| path.ends_with(&name)), "{name}");
+        }
+    }
+}
+
+#[test]
+fn presets_have_the_sizes_they_are_meant_to_have() {
+    let millions = |preset: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("models/{preset}/config.json"));
+        let config = ModelConfig::from_json(&std::fs::read_to_string(path).unwrap(), preset).unwrap();
+        let (vae, unet, prompt) = osdd::model::count_parameters(&config).unwrap();
+        (vae + unet + prompt) as f64 / 1e6
+    };
+    let (nano, small, sd21) = (millions("nano"), millions("small"), millions("sd21"));
+    assert!(
+        nano <= 2.0 && (10.0..=30.0).contains(&small) && (960.0..975.0).contains(&sd21),
+        "{nano} {small} {sd21}"
+    );
+    for path in shipped("config.json") {
+        let json = std::fs::read_to_string(&path).unwrap();
+        ModelConfig::from_json(&json, &path.display().to_string()).unwrap();
+    }
+}
