@@ -212,6 +212,34 @@ fn an_interrupted_run_goes_on() {
     assert_eq!(running.wait().unwrap().code(), Some(130));
     let error = shop.fails(arguments);
     assert!(error.contains("--resume"), "{error}");
+    let iteration = || -> u64 {
+        let text = fs::read_to_string(&log).unwrap();
+        text.lines()
+            .last()
+            .unwrap()
+            .split(',')
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap()
+    };
+    let (before, mut resumed) = (iteration(), shop.command(&format!("{arguments} --resume")));
+    let mut resumed = resumed.stderr(Stdio::null()).spawn().unwrap();
+    while iteration() <= before {
+        assert!(resumed.try_wait().unwrap().is_none(), "it ended by itself");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // SAFETY: as above.
+    unsafe { libc::kill(resumed.id() as i32, libc::SIGINT) };
+    assert_eq!(resumed.wait().unwrap().code(), Some(130));
+    let text = fs::read_to_string(&log).unwrap();
+    let rows: Vec<&str> = text
+        .lines()
+        .skip(1)
+        .map(|line| line.split(',').next().unwrap())
+        .collect();
+    let expected: Vec<String> = (1..=rows.len()).map(|i| (50 * i).to_string()).collect();
+    assert_eq!(rows, expected, "no row is there twice");
 
     let other = shop.fails(&arguments.replace("base.json", "missing.json"));
     assert!(other.contains("missing.json"), "{other}");
@@ -228,41 +256,58 @@ fn an_interrupted_run_goes_on() {
 }
 
 #[test]
-fn a_full_disk_keeps_the_old_checkpoint() {
+fn a_full_disk_keeps_the_old_checkpoint_and_the_run_going() {
     let shop = Workshop::new();
     shop.pairs();
     shop.config("base.json", "base", json!({}));
-    let arguments = "train base --config base.json --model small --data data -o runs/base";
+    let arguments =
+        "train base --config base.json --model small --data data -o runs/base --checkpoint-minutes 0";
     shop.succeeds(arguments);
     let checkpoint = shop.path("runs/base/checkpoint.safetensors");
     let before = fs::read(&checkpoint).unwrap();
-    // A limit on the size of files fails a write as a full disk does.
-    let shell = format!("trap '' XFSZ; ulimit -f 8; exec \"$0\" {arguments} --resume");
-    let output = Command::new("bash")
-        .args(["-c", &shell, env!("CARGO_BIN_EXE_osdd")])
-        .current_dir(shop.0.path())
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{text}");
-    let last = text.lines().last().unwrap();
-    assert!(
-        last.contains("cannot write") && last.contains("checkpoint.safetensors"),
-        "{text}"
-    );
+    // A limit on the size of files fails a write as a full disk does; the model fits into it, the checkpoint does not.
+    let limit = 4 + fs::metadata(shop.path("runs/base/model/model.safetensors"))
+        .unwrap()
+        .len()
+        / 1024;
+    let limited = |arguments: &str| {
+        let output = Command::new("bash")
+            .args([
+                "-c",
+                &format!("trap '' XFSZ; ulimit -f {limit}; exec \"$0\" {arguments}"),
+            ])
+            .arg(env!("CARGO_BIN_EXE_osdd"))
+            .current_dir(shop.0.path())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        let last = text.lines().last().unwrap().to_owned();
+        assert!(
+            last.contains("cannot write") && last.contains("checkpoint.safetensors"),
+            "{text}"
+        );
+        text
+    };
+    limited(&format!("{arguments} --resume"));
     assert!(
         fs::read(&checkpoint).unwrap() == before,
         "the old checkpoint is intact"
     );
-    let left: Vec<_> = fs::read_dir(shop.path("runs/base"))
-        .unwrap()
-        .flatten()
-        .map(|e| e.file_name())
+    let files = fs::read_dir(shop.path("runs/base")).unwrap().flatten();
+    let left: Vec<_> = files
+        .map(|e| e.file_name().to_string_lossy().into_owned())
         .collect();
-    assert!(
-        !left.iter().any(|name| name.to_string_lossy().ends_with(".tmp")),
-        "{left:?}"
-    );
+    assert!(!left.iter().any(|name| name.ends_with(".tmp")), "{left:?}");
+
+    let text = limited(&arguments.replace("runs/base", "runs/full"));
+    for iteration in 1..=4 {
+        assert!(
+            text.contains(&format!("no checkpoint at iteration {iteration}")),
+            "{text}"
+        );
+    }
+    exists(&[shop.path("runs/full/model/model.safetensors")]);
 }
 
 #[test]
@@ -275,12 +320,28 @@ fn wrong_data_is_named() {
 
     shop.write("data/photos/broken.png", "not a picture");
     let said = shop.succeeds(&train("base.json"));
-    assert!(said.contains("broken.png") && said.contains('1'), "{said}");
+    assert!(
+        said.contains("broken.png") && said.contains("1 of 5 image(s)"),
+        "{said}"
+    );
 
-    fs::create_dir_all(shop.path("data/empty")).unwrap();
-    shop.config("empty.json", "base", json!({ "data": { "photos": ["empty"] } }));
+    fs::create_dir_all(shop.path("data/nothing")).unwrap();
+    shop.config("empty.json", "base", json!({ "data": { "photos": ["nothing"] } }));
     let error = shop.fails(&train("empty.json"));
-    assert!(error.contains("empty"), "{error}");
+    assert!(error.contains("data/nothing"), "{error}");
+
+    let phases = |crops: [u32; 2]| json!({ "phases": crops.map(|c| json!({ "iterations": 1, "crop_size": c, "batch_size": 1 })) });
+    shop.config("odd.json", "base", phases([32, 36]));
+    let error = shop.fails(&train("odd.json"));
+    assert!(error.contains("36") && error.contains("multiple of 8"), "{error}");
+    shop.config("none.json", "base", json!({ "loss": {} }));
+    assert!(shop.fails(&train("none.json")).contains("no term"));
+    shop.config(
+        "negative.json",
+        "base",
+        json!({ "loss": { "l1": 1.0, "fft": -1.0 } }),
+    );
+    assert!(shop.fails(&train("negative.json")).contains("fft"));
 
     shop.config(
         "large.json",

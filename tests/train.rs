@@ -260,6 +260,78 @@ fn an_evae_with_skips_at_the_highest_resolution_alone_learns() {
     assert!(has("vae.skip_blocks.0.conv1.weight") && !has("vae.skip_blocks.1.conv1.weight"));
 }
 
+/// The parameters that differ between two models.
+fn moved(before: &Weights, after: &Weights) -> Vec<String> {
+    let differs = |name: &&String| before.base[*name] != after.base[*name];
+    before.base.keys().filter(differs).cloned().collect()
+}
+
+#[test]
+fn an_adapter_stage_trains_its_adapter_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let save = |config: TrainConfig, init: Weights, name: &str| {
+        let mut trainer = start(config, Some(init)).unwrap();
+        run(&mut trainer, 5);
+        trainer.save_model(&dir.path().join(name)).unwrap()
+    };
+    let read = |dir: &Path| Weights::from_dir(dir).unwrap();
+    let first = save(train_config("adapter_r", 5), random_weights(), "r");
+    assert_eq!(moved(&random_weights(), &read(&first)), Vec::<String>::new());
+    let mut config = train_config("adapter_s", 5);
+    config.learn_prompt = true;
+    let second = read(&save(config, read(&first), "s"));
+    assert_eq!(moved(&read(&first), &second), ["prompt.embedding"]);
+    assert_eq!(second.lora_r, read(&first).lora_r);
+
+    // Other weights under an old adapter would be another model.
+    let third = read(&save(train_config("base", 5), second, "base"));
+    assert!(third.lora_r.is_none() && third.lora_s.is_none());
+
+    let mut wider = model_config();
+    wider.lora.rank += 1;
+    let setup = Setup {
+        device: Device::Cpu,
+        init: Some(read(&first)),
+        ..Setup::default()
+    };
+    let error = Trainer::new(train_config("adapter_s", 5), wider, sources(), setup)
+        .err()
+        .unwrap();
+    assert!(error.to_string().contains("lora"), "{error}");
+}
+
+#[test]
+fn a_run_does_not_go_on_with_other_frozen_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = dir.path().join("checkpoint.safetensors");
+    let config = train_config("adapter_r", 5);
+    start(config.clone(), Some(random_weights()))
+        .unwrap()
+        .save_checkpoint(&checkpoint)
+        .unwrap();
+    let mut other = random_weights();
+    let bias = other.base.get_mut("unet.conv_in.bias").unwrap();
+    *bias = &*bias + 1e-3;
+    let error = start(config, Some(other))
+        .unwrap()
+        .resume(&checkpoint)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("frozen weights"), "{error}");
+}
+
+#[test]
+fn crops_that_the_unet_cannot_halve_evenly_are_trained_on() {
+    // 40 / 8 = 5, then 3: as 160 with the four levels of Stable Diffusion.
+    let mut config = train_config("base", 3);
+    config.phases[0].crop_size = 40;
+    let mut second = config.phases[0];
+    (second.crop_size, second.batch_size) = (48, 1);
+    config.phases.push(second);
+    let losses = run(&mut start(config, None).unwrap(), 6);
+    assert_eq!(losses.len(), 6);
+}
+
 #[test]
 fn a_plain_vae_learns_with_its_only_encoder() {
     let mut model = model_config();
@@ -289,6 +361,7 @@ fn bf16_arithmetic_keeps_master_weights_in_float32() {
     };
     let ((exact, _), (rounded, tensors)) = (run_in(Precision::Fp32), run_in(Precision::Bf16));
     assert!(tensors.values().all(|t| t.kind() == tch::Kind::Float));
+    assert!(exact[0] != rounded[0], "bf16 rounds");
     let (exact, rounded) = (mean(&exact[20..]), mean(&rounded[20..]));
     assert!((exact - rounded).abs() < 0.05 * exact, "{exact} {rounded}");
 }

@@ -117,7 +117,7 @@ fn spatial_mean(x: &Tensor) -> Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::sobel_magnitude;
+    use crate::metrics::Sobel;
     use crate::nn::Initializer;
 
     #[test]
@@ -125,6 +125,7 @@ mod tests {
         tch::manual_seed(1);
         let device = tch::Device::Cpu;
         let dists = Dists::new(&Params::new(&Initializer::default()), device).unwrap();
+        let sobel = Sobel::new(device);
         let image = Tensor::rand([2, 3, 40, 33], (Kind::Float, device));
         let other = &image * 0.5;
         for (a, b, agree) in [
@@ -133,7 +134,7 @@ mod tests {
             (&image, &image, true),
         ] {
             let a = a.detach().copy().set_requires_grad(true);
-            let distance = dists.forward(&a, b) + dists.forward(&sobel_magnitude(&a), &sobel_magnitude(b));
+            let distance = dists.forward(&a, b) + dists.forward(&sobel.magnitude(&a), &sobel.magnitude(b));
             assert_eq!(distance.size(), [2]);
             assert_eq!(distance.abs().max().double_value(&[]) < 1e-5, agree);
             distance.sum(Kind::Float).backward();

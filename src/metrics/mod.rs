@@ -24,5 +24,5 @@ pub use gradient::mean_gradient;
 pub use lpips::Lpips;
 pub use niqe::Niqe;
 pub use psnr::psnr;
-pub(crate) use sobel::sobel_magnitude;
+pub(crate) use sobel::Sobel;
 pub use ssim::ssim;

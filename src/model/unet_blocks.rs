@@ -180,9 +180,11 @@ impl UpBlock2D {
             let residual = residuals.pop().expect("one residual a layer");
             h = layer.forward(&Tensor::cat(&[h, residual], 1), temb, prompt);
         }
-        match &self.upsampler {
-            Some(upsampler) => upsampler.forward(&h),
-            None => h,
+        match (&self.upsampler, residuals.last()) {
+            // As diffusers: to the size of what it will be joined with, which is odd where the halving rounded up.
+            (Some(upsampler), Some(next)) => upsampler.to_size(&h, next.size()[2], next.size()[3]),
+            (Some(upsampler), None) => upsampler.forward(&h),
+            (None, _) => h,
         }
     }
 }

@@ -49,7 +49,12 @@ impl Upsample2D {
 
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let (_, _, height, width) = x.size4().expect("a feature map has four dimensions");
-        let doubled = x.upsample_nearest2d([height * 2, width * 2], None, None);
-        self.conv.forward(&doubled)
+        self.to_size(x, height * 2, width * 2)
+    }
+
+    /// To this size, where halving had rounded up.
+    pub fn to_size(&self, x: &Tensor, height: i64, width: i64) -> Tensor {
+        self.conv
+            .forward(&x.upsample_nearest2d([height, width], None, None))
     }
 }

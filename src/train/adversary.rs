@@ -48,12 +48,12 @@ impl Adversary {
         config: AdversarialConfig,
         model: &ModelConfig,
         base: &TensorMap,
-        max_grad_norm: f64,
+        (max_grad_norm, seed): (f64, u64),
         device: Device,
     ) -> Result<Self> {
         let source = FromUnet {
             unet: base,
-            random: Initializer::default(),
+            random: Initializer::new(seed),
         };
         LatentDiscriminator::new(&Params::new(&source), &model.unet, model.vae.latent_channels)?;
         let made = source.random.into_tensors();
@@ -87,8 +87,13 @@ impl Adversary {
         Ok((-self.logits(restored, prompt)?).softplus().mean(Kind::Float))
     }
 
-    /// One update of the discriminator; `step` counts from 1. Gives L_D.
-    pub fn learn(&mut self, restored: &Tensor, sharp: &Tensor, prompt: &Tensor, step: u64) -> Result<Tensor> {
+    /// L_D of a batch, and its flat gradient for [`Adversary::learn`].
+    pub fn discriminate(
+        &self,
+        restored: &Tensor,
+        sharp: &Tensor,
+        prompt: &Tensor,
+    ) -> Result<(Tensor, Tensor)> {
         let fake = self
             .logits(&restored.detach(), prompt)?
             .softplus()
@@ -97,20 +102,17 @@ impl Adversary {
             .softplus()
             .mean(Kind::Float);
         let loss = fake + real;
-        let inputs: Vec<&Tensor> = self
-            .optimizer
-            .parameters()
-            .slots()
-            .iter()
-            .map(|s| &self.parameters[&s.name])
-            .collect();
+        let slots = self.optimizer.parameters().slots().iter();
+        let inputs: Vec<&Tensor> = slots.map(|slot| &self.parameters[&slot.name]).collect();
         let gradients = Tensor::f_run_backward(&[&loss], &inputs, false, false)?;
-        let mut gradient = self.optimizer.parameters().gather(&gradients);
-        let norm = clip(&mut gradient, self.max_grad_norm).double_value(&[]);
-        if norm.is_finite() {
-            self.optimizer.step(&gradient, self.config.learning_rate, step)?;
-        }
-        Ok(loss.detach())
+        Ok((loss.detach(), self.optimizer.parameters().gather(&gradients)))
+    }
+
+    /// One update. A gradient that is not finite counts as zero, without waiting for the device to know.
+    pub fn learn(&mut self, mut gradient: Tensor) -> Result<()> {
+        let _norm = clip(&mut gradient, self.max_grad_norm);
+        let gradient = gradient.nan_to_num(0.0, 0.0, 0.0);
+        self.optimizer.step(&gradient, self.config.learning_rate)
     }
 
     pub fn optimizer(&self) -> &Optimizer {
@@ -119,5 +121,68 @@ impl Adversary {
 
     pub fn optimizer_mut(&mut self) -> &mut Optimizer {
         &mut self.optimizer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn adversary() -> Adversary {
+        let json = include_str!("../../tests/fixtures/small_model.json");
+        let model = ModelConfig::from_json(json, "small_model").unwrap();
+        let config = AdversarialConfig {
+            weight: 1.0,
+            learning_rate: 1e-3,
+        };
+        Adversary::new(config, &model, &TensorMap::new(), (1.0, 3), Device::Cpu).unwrap()
+    }
+
+    /// Latents of two kinds: stripes, and the same with less contrast.
+    fn latents() -> (Tensor, Tensor) {
+        let stripes = (Tensor::arange(16, (Kind::Float, Device::Cpu)) * 1.5).sin();
+        let sharp = stripes
+            .view([1, 1, 1, 16])
+            .expand([2, 4, 16, 16], false)
+            .contiguous();
+        (&sharp * 0.2, sharp)
+    }
+
+    #[test]
+    fn the_discriminator_learns_to_tell_and_the_generator_to_please_it() {
+        let mut adversary = adversary();
+        let prompt = Tensor::zeros([1, 2, 8], (Kind::Float, Device::Cpu));
+        let (blurry, sharp) = latents();
+        for _ in 0..150 {
+            let (_, gradient) = adversary.discriminate(&blurry, &sharp, &prompt).unwrap();
+            adversary.learn(gradient).unwrap();
+        }
+        let judged = |x: &Tensor| {
+            adversary
+                .logits(x, &prompt)
+                .unwrap()
+                .mean(Kind::Double)
+                .double_value(&[])
+        };
+        assert!(
+            judged(&sharp) > 1.0 && judged(&blurry) < -1.0,
+            "{} {}",
+            judged(&sharp),
+            judged(&blurry)
+        );
+        let restored = blurry.copy().set_requires_grad(true);
+        let loss = adversary.generator_loss(&restored, &prompt).unwrap();
+        let gradient = Tensor::run_backward(&[loss], &[&restored], false, false).remove(0);
+        let better = restored.detach() - &gradient * (0.5 / gradient.abs().max().double_value(&[]));
+        assert!(judged(&better) > judged(&blurry));
+    }
+
+    #[test]
+    fn what_is_not_finite_teaches_nothing() {
+        let mut adversary = adversary();
+        let before = adversary.optimizer.parameters().copy();
+        let poison = before.buffer() * f64::NAN;
+        adversary.learn(poison).unwrap();
+        assert_eq!(adversary.optimizer.parameters().buffer(), before.buffer());
     }
 }

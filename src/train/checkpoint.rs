@@ -1,10 +1,11 @@
 //! Everything a run needs to go on as if it had never stopped, in one file.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use safetensors::tensor::SafeTensors;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use tch::{Kind, Tensor};
 
 use super::TrainConfig;
@@ -20,6 +21,14 @@ pub(super) struct State {
     pub iteration: u64,
     /// Index of the next sample; samples are a function of seed and index, so this is the generators' whole state.
     pub next_sample: u64,
+    /// Updates of the optimizers, fewer than iterations where steps were skipped.
+    #[serde(default)]
+    pub optimizer_steps: u64,
+    #[serde(default)]
+    pub discriminator_steps: u64,
+    /// Checksums of the weights that the run depends on and does not change, by name.
+    #[serde(default)]
+    pub fixed: BTreeMap<String, String>,
     pub train: TrainConfig,
     pub model: ModelConfig,
 }
@@ -80,6 +89,19 @@ pub(super) fn load(path: &Path) -> Result<(State, Groups)> {
             .insert(name.to_owned(), tensor);
     }
     Ok((state, groups))
+}
+
+/// SHA-256 of names and values of tensors.
+pub(super) fn checksum(tensors: &TensorMap) -> Result<String> {
+    let mut hash = Sha256::new();
+    for (name, tensor) in tensors {
+        let tensor = tensor.detach().f_to_device(tch::Device::Cpu)?.f_contiguous()?;
+        let mut bytes = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
+        tensor.f_copy_data_u8(&mut bytes, tensor.numel())?;
+        hash.update(name);
+        hash.update(&bytes);
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Names of the top-level fields in which two configurations differ.

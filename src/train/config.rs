@@ -145,6 +145,34 @@ pub struct LossConfig {
     pub adversarial: Option<AdversarialConfig>,
 }
 
+impl LossConfig {
+    fn check(&self) -> Result<(), String> {
+        let weights = [
+            ("l1", self.l1),
+            ("l2", self.l2),
+            ("fft", self.fft),
+            ("edge", self.edge),
+            ("amplitude", self.amplitude),
+            ("perceptual", self.perceptual.map_or(0.0, |p| p.weight)),
+            ("adversarial", self.adversarial.map_or(0.0, |a| a.weight)),
+        ];
+        if let Some((name, weight)) = weights.iter().find(|(_, w)| !(w.is_finite() && *w >= 0.0)) {
+            return Err(format!(
+                "the loss term {name} has a weight of {weight}; it must be 0 or more"
+            ));
+        }
+        if weights.iter().all(|(_, weight)| *weight == 0.0) {
+            return Err("the loss has no term with a weight above 0".into());
+        }
+        match self.adversarial {
+            Some(a) if !(a.learning_rate.is_finite() && a.learning_rate > 0.0) => {
+                Err("the discriminator's learning_rate must be above 0".into())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// A perceptual term.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -243,6 +271,16 @@ impl TrainConfig {
         }
         if !config.stage.is_adapter() && (config.learn_prompt || config.start != AdapterStart::Fresh) {
             return Err(fail("learn_prompt and start are for the adapter stages".into()));
+        }
+        config.loss.check().map_err(fail)?;
+        let smallest = config
+            .phases
+            .iter()
+            .map(|p| p.crop_size)
+            .min()
+            .unwrap_or_default();
+        if config.loss.amplitude > 0.0 && smallest < 32 {
+            return Err(fail("the amplitude term needs a crop_size of at least 32".into()));
         }
         let perceptual = config.loss.perceptual;
         if perceptual.is_some_and(|p| p.balanced) && config.loss.l1 <= 0.0 {

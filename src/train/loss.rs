@@ -7,17 +7,17 @@ use tch::{Device, Kind, Reduction, Tensor};
 use super::LossConfig;
 use super::perceptual::Perceptual;
 use crate::Result;
+use crate::metrics::Sobel;
 
 /// The weighted sum of the terms that a configuration asks for.
-pub struct Losses {
+pub(super) struct Losses {
     config: LossConfig,
-    /// Sobel filters for the horizontal and the vertical gradient, `[2, 1, 3, 3]`.
-    sobel: Tensor,
+    sobel: Sobel,
     perceptual: Option<Perceptual>,
 }
 
 /// The total, to be differentiated, and its terms by name, for the log; all on the device.
-pub struct LossTerms {
+pub(super) struct LossTerms {
     pub total: Tensor,
     terms: Vec<(&'static str, Tensor)>,
 }
@@ -61,15 +61,10 @@ impl Losses {
     /// # Errors
     /// A perceptual network whose weights are missing or broken.
     pub fn new(config: LossConfig, metrics: &Path, device: Device) -> Result<Self> {
-        #[rustfmt::skip]
-        let filters = [
-            -1.0f32, 0.0, 1.0, -2.0, 0.0, 2.0, -1.0, 0.0, 1.0,
-            -1.0, -2.0, -1.0, 0.0, 0.0, 0.0, 1.0, 2.0, 1.0,
-        ];
         let perceptual = config.perceptual.map(|p| Perceptual::open(p, metrics, device));
         Ok(Losses {
             config,
-            sobel: (Tensor::from_slice(&filters).view([2, 1, 3, 3]) / 8.0).to_device(device),
+            sobel: Sobel::new(device),
             perceptual: perceptual.transpose()?,
         })
     }
@@ -93,8 +88,9 @@ impl Losses {
             spectrum.view_as_real().abs().mean(Kind::Float)
         });
         add("edge", c.edge, &|| {
-            self.gradient(output)
-                .l1_loss(&self.gradient(truth), Reduction::Mean)
+            // A pixel's difference to its neighbours: the kernels' weights sum to eight.
+            let (a, b) = (self.sobel.gradient(output), self.sobel.gradient(truth));
+            a.l1_loss(&b, Reduction::Mean) / 8.0
         });
         add("amplitude", c.amplitude, &|| {
             amplitudes(output).l1_loss(&amplitudes(truth), Reduction::Mean)
@@ -111,13 +107,6 @@ impl Losses {
             loss.note("perceptual", &distance);
         }
         loss
-    }
-
-    /// Gradient of the grey image (BT.601 weights), `[B, 2, H-2, W-2]`, per pixel.
-    fn gradient(&self, x: &Tensor) -> Tensor {
-        let weights = Tensor::from_slice(&[0.299f32, 0.587, 0.114]).view([1, 3, 1, 1]);
-        let grey = (x * weights.to_device(x.device())).sum_dim_intlist([1i64].as_slice(), true, Kind::Float);
-        grey.conv2d(&self.sobel, None::<&Tensor>, [1, 1], [0, 0], [1, 1], 1)
     }
 }
 

@@ -20,6 +20,5 @@ pub use config::{
     AdapterStart, AdversarialConfig, DataConfig, LossConfig, OptimizerKind, PerceptualConfig,
     PerceptualNetwork, PhaseConfig, Schedule, Stage, TrainConfig, ValidationConfig,
 };
-pub use loss::{LossTerms, Losses};
 pub use trainer::{Progress, Setup, Trainer, Verdict};
 pub use validate::{Score, ValidationSet};

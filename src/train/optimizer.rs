@@ -8,7 +8,6 @@ use crate::Result;
 use crate::nn::TensorMap;
 
 const BETA_1: f64 = 0.9;
-const BETA_2: f64 = 0.99;
 const EPS: f64 = 1e-8;
 const MOMENTUM: f64 = 0.95;
 /// AdamW's share of the learning rate for what Muon leaves to it.
@@ -28,6 +27,8 @@ pub(super) struct Optimizer {
     /// Muon's part of the buffer comes first, then AdamW's weights, then its vectors, which do not decay.
     muon_end: i64,
     decay_end: i64,
+    /// Updates so far.
+    steps: u64,
 }
 
 impl Optimizer {
@@ -71,6 +72,7 @@ impl Optimizer {
             groups,
             muon_end: end(0),
             decay_end: end(1),
+            steps: 0,
             parameters,
         })
     }
@@ -88,12 +90,13 @@ impl Optimizer {
         self.parameters.load(tensors)
     }
 
-    /// One update of every parameter by a flat gradient; `step` counts from 1.
+    /// One update of every parameter by a flat gradient.
     ///
     /// # Errors
     /// A failure of the device.
-    pub fn step(&mut self, gradient: &Tensor, rate: f64, step: u64) -> Result<()> {
+    pub fn step(&mut self, gradient: &Tensor, rate: f64) -> Result<()> {
         let _no_grad = tch::no_grad_guard();
+        self.steps += 1;
         let adam_rate = match self.kind {
             OptimizerKind::AdamW => rate,
             OptimizerKind::Muon => rate * MUON_ADAM_RATIO,
@@ -116,10 +119,22 @@ impl Optimizer {
             let mut second = self.second.buffer().narrow(0, muon_end, length);
             let mut decaying = buffer.narrow(0, muon_end, decay_end - muon_end);
             let _ = decaying.f_mul_scalar_(1.0 - adam_rate * self.weight_decay)?;
-            let update = adam(&mut first, &mut second, &gradient, step) * adam_rate;
+            let update = adam(&mut first, &mut second, &gradient, self.beta_2(), self.steps) * adam_rate;
             let _ = buffer.narrow(0, muon_end, length).f_sub_(&update)?;
         }
         Ok(())
+    }
+
+    /// PyTorch's default for AdamW alone; beside Muon a shorter memory keeps step with it.
+    fn beta_2(&self) -> f64 {
+        match self.kind {
+            OptimizerKind::AdamW => 0.999,
+            OptimizerKind::Muon => 0.99,
+        }
+    }
+
+    pub fn steps(&self) -> u64 {
+        self.steps
     }
 
     /// Every matrix moved to the nearest (semi-)orthogonal one, scaled to the root mean square of Adam's updates.
@@ -141,11 +156,12 @@ impl Optimizer {
         first.chain(second.map(named("second"))).collect()
     }
 
-    /// Restores what [`Optimizer::state`] gave.
+    /// Restores what [`Optimizer::state`] gave after that many updates.
     ///
     /// # Errors
     /// A tensor that is missing or of another shape.
-    pub fn load_state(&mut self, state: &TensorMap) -> Result<()> {
+    pub fn load_state(&mut self, state: &TensorMap, steps: u64) -> Result<()> {
+        self.steps = steps;
         let part = |prefix: &str| -> TensorMap {
             let named = state
                 .iter()
@@ -170,11 +186,11 @@ fn uses_muon(kind: OptimizerKind, name: &str, dimensions: usize) -> bool {
     kind == OptimizerKind::Muon && dimensions > 1 && !outermost.iter().any(|n| name.contains(n))
 }
 
-fn adam(first: &mut Tensor, second: &mut Tensor, gradient: &Tensor, step: u64) -> Tensor {
+fn adam(first: &mut Tensor, second: &mut Tensor, gradient: &Tensor, beta_2: f64, step: u64) -> Tensor {
     let _ = first.lerp_(gradient, 1.0 - BETA_1);
-    let _ = second.lerp_(&gradient.square(), 1.0 - BETA_2);
+    let _ = second.lerp_(&gradient.square(), 1.0 - beta_2);
     let power = step.min(i32::MAX as u64) as i32;
-    let (bias_1, bias_2) = (1.0 - BETA_1.powi(power), 1.0 - BETA_2.powi(power));
+    let (bias_1, bias_2) = (1.0 - BETA_1.powi(power), 1.0 - beta_2.powi(power));
     (&*first / bias_1) / ((&*second / bias_2).sqrt() + EPS)
 }
 
@@ -273,7 +289,7 @@ mod tests {
                 if step == 150 {
                     let (state, values) = (optimizer.state(), optimizer.parameters().copy().views());
                     optimizer = Optimizer::new(kind, 0.0, &values).unwrap();
-                    optimizer.load_state(&state).unwrap();
+                    optimizer.load_state(&state, step - 1).unwrap();
                 }
                 let gradient = (optimizer.parameters().buffer() - goal(&optimizer)) * 2.0;
                 let rate = match kind {
@@ -282,7 +298,7 @@ mod tests {
                     OptimizerKind::Muon => 0.3,
                 };
                 optimizer
-                    .step(&gradient, rate * (1.0 - step as f64 / 301.0), step)
+                    .step(&gradient, rate * (1.0 - step as f64 / 301.0))
                     .unwrap();
             }
             let after = distance(&optimizer).double_value(&[]);
@@ -300,7 +316,7 @@ mod tests {
             ]);
             let mut optimizer = Optimizer::new(kind, 0.5, &ones).unwrap();
             let still = optimizer.parameters().buffer().zeros_like();
-            optimizer.step(&still, 0.1, 1).unwrap();
+            optimizer.step(&still, 0.1).unwrap();
             let views = optimizer.parameters().views();
             let mean = |name: &str| views[name].mean(Kind::Double).double_value(&[]);
             assert!((mean("a.weight") - 0.95).abs() < 1e-6 && mean("encoder.conv_in.weight") < 1.0);

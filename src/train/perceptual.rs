@@ -5,13 +5,14 @@ use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 use super::{PerceptualConfig, PerceptualNetwork};
-use crate::metrics::{Dists, Lpips, sobel_magnitude};
+use crate::metrics::{Dists, Lpips, Sobel};
 use crate::{Error, Result};
 
 /// A network and how its distance is used.
 pub(super) struct Perceptual {
     config: PerceptualConfig,
     network: Network,
+    sobel: Sobel,
 }
 
 enum Network {
@@ -36,7 +37,11 @@ impl Perceptual {
             PerceptualNetwork::Dists => Network::Dists(Dists::open_on(&path, device)?),
             _ => Network::Lpips(Lpips::open_on(&path, device)?),
         };
-        Ok(Perceptual { config, network })
+        Ok(Perceptual {
+            config,
+            network,
+            sobel: Sobel::new(device),
+        })
     }
 
     pub fn config(&self) -> &PerceptualConfig {
@@ -47,7 +52,7 @@ impl Perceptual {
     pub fn distance(&self, output: &Tensor, truth: &Tensor) -> Tensor {
         let mut distance = self.features(output, truth);
         if self.config.edge_aware {
-            distance += self.features(&sobel_magnitude(output), &sobel_magnitude(truth));
+            distance += self.features(&self.sobel.magnitude(output), &self.sobel.magnitude(truth));
         }
         distance.mean(Kind::Float)
     }

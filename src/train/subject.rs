@@ -1,5 +1,6 @@
 //! What a stage trains, what it leaves as it is, and how a batch goes through it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind, Tensor};
@@ -7,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 use super::{AdapterStart, Stage, TrainConfig, checkpoint};
 use crate::config::{ModelConfig, VaeConfig};
 use crate::model::{LatentEncoder, OsddModel};
-use crate::nn::{Initializer, Params, Shapes, TensorMap, channels_last};
+use crate::nn::{Init, Initializer, Params, Shapes, TensorMap, channels_last};
 use crate::weights::{Weights, load_safetensors, lora_shapes, merge_functional, save_safetensors};
 use crate::{Error, Result};
 
@@ -81,7 +82,13 @@ impl Subject {
         device: Device,
     ) -> Result<(Self, TensorMap)> {
         if let Some(weights) = &init {
-            check_same_model(&weights.config, &config)?;
+            let kept = match train.stage {
+                Stage::AdapterR => &weights.lora_s,
+                Stage::AdapterS => &weights.lora_r,
+                Stage::Base | Stage::Evae => &None,
+            };
+            let keeps_lora = kept.is_some() || train.start != AdapterStart::Fresh;
+            check_same_model(&weights.config, &config, keeps_lora)?;
         }
         if train.stage.is_adapter() && init.is_none() {
             return Err(Error::Train(
@@ -90,8 +97,10 @@ impl Subject {
         }
         let latent_encoder = latent_encoder.map(|path| read_latent_encoder(path, &config));
         let (base, lora_r, lora_s) = match init {
-            Some(weights) => (weights.base, weights.lora_r, weights.lora_s),
-            None => (initial_weights(&config)?, None, None),
+            // Adapters belong to the weights they were trained on; other stages than theirs move those.
+            Some(weights) if train.stage.is_adapter() => (weights.base, weights.lora_r, weights.lora_s),
+            Some(weights) => (weights.base, None, None),
+            None => (initial_weights(&config, train.seed as u64)?, None, None),
         };
         let (parameters, frozen) = match train.stage {
             Stage::Base => (base, TensorMap::new()),
@@ -100,7 +109,7 @@ impl Subject {
                 let missing =
                     |name| Error::Train(format!("start = {name}, but the initial weights have none"));
                 let mut parameters = match train.start {
-                    AdapterStart::Fresh => initial_adapter(&config)?,
+                    AdapterStart::Fresh => initial_adapter(&config, train.seed as u64)?,
                     AdapterStart::LoraR => copies(lora_r.as_ref().ok_or_else(|| missing("lora_r"))?),
                     AdapterStart::LoraS => copies(lora_s.as_ref().ok_or_else(|| missing("lora_s"))?),
                 };
@@ -245,15 +254,35 @@ impl Subject {
         Ok(dir)
     }
 
+    /// Checksums of what a run depends on and does not change; empty sets are left out.
+    pub fn fixed(&self) -> Result<BTreeMap<String, String>> {
+        let sets = [
+            ("frozen weights", Some(&self.frozen)),
+            (
+                "lora_r",
+                self.lora_r.as_ref().filter(|_| self.stage == Stage::AdapterS),
+            ),
+            (
+                "lora_s",
+                self.lora_s.as_ref().filter(|_| self.stage == Stage::AdapterR),
+            ),
+            ("latent encoder", self.latent_encoder.as_ref()),
+        ];
+        let sets = sets.into_iter().filter_map(|(name, set)| Some((name, set?)));
+        let sets = sets.filter(|(_, set)| !set.is_empty());
+        sets.map(|(name, set)| Ok((name.to_owned(), checkpoint::checksum(set)?)))
+            .collect()
+    }
+
     /// The model's weights as they were at the start, for the discriminator to start from.
     pub fn base(&self) -> TensorMap {
         shared(self.frozen.iter().chain(&self.parameters))
     }
 }
 
-fn check_same_model(found: &ModelConfig, wanted: &ModelConfig) -> Result<()> {
+fn check_same_model(found: &ModelConfig, wanted: &ModelConfig, keeps_lora: bool) -> Result<()> {
     let mut fields = checkpoint::differing_fields(found, wanted);
-    fields.retain(|field| field != "lora" && field != "weights_dtype");
+    fields.retain(|field| field != "weights_dtype" && (keeps_lora || field != "lora"));
     if fields.is_empty() {
         return Ok(());
     }
@@ -304,24 +333,21 @@ fn read_latent_encoder(path: &Path, config: &ModelConfig) -> Result<TensorMap> {
 }
 
 /// Random weights for every parameter of a model.
-fn initial_weights(config: &ModelConfig) -> Result<TensorMap> {
-    let init = Initializer::default();
+fn initial_weights(config: &ModelConfig, seed: u64) -> Result<TensorMap> {
+    let init = Initializer::new(seed);
     OsddModel::new(&Params::new(&init), config)?;
     Ok(init.into_tensors())
 }
 
 /// An adapter that changes nothing yet: random A, zero B.
-fn initial_adapter(config: &ModelConfig) -> Result<TensorMap> {
-    let options = (Kind::Float, Device::Cpu);
+fn initial_adapter(config: &ModelConfig, seed: u64) -> Result<TensorMap> {
     let mut tensors = TensorMap::new();
     for (name, shape) in lora_shapes(config)? {
-        let tensor = if name.ends_with("lora_A.weight") {
-            let fan_in: i64 = shape[1..].iter().product();
-            let bound = 1.0 / (fan_in as f64).sqrt();
-            Tensor::f_empty(&shape, options)?.f_uniform_(-bound, bound)?
-        } else {
-            Tensor::f_zeros(&shape, options)?
+        let init = match name.ends_with("lora_A.weight") {
+            true => Init::FanIn(shape[1..].iter().product()),
+            false => Init::Zeros,
         };
+        let tensor = init.values(seed, &name, &shape)?;
         tensors.insert(name, tensor);
     }
     Ok(tensors)

@@ -1,5 +1,6 @@
 //! The training loop.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,10 +10,11 @@ use tch::{Kind, Tensor};
 use super::adversary::Adversary;
 use super::checkpoint::{self, Groups, State};
 use super::flat::Flat;
+use super::loss::{LossTerms, Losses};
 use super::optimizer::{Optimizer, clip};
 use super::subject::Subject;
 use super::validate::Restorer;
-use super::{LossTerms, Losses, PhaseConfig, Score, TrainConfig, ValidationSet};
+use super::{PhaseConfig, Score, TrainConfig, ValidationSet};
 use crate::config::ModelConfig;
 use crate::data::{Batch, Image8, Loader, MixConfig, Sources};
 use crate::device::{self, Device, Precision};
@@ -52,6 +54,8 @@ pub struct Trainer {
     iteration: u64,
     next_sample: u64,
     bad_steps: u32,
+    /// What the run depends on and does not change, for checkpoints.
+    fixed: BTreeMap<String, String>,
 }
 
 /// What one iteration did.
@@ -77,13 +81,50 @@ pub enum Verdict {
     Stop,
 }
 
+/// Losses of one or more batches, and flat gradients, summed.
+struct Differentiated {
+    gradient: Tensor,
+    discriminator: Option<Tensor>,
+    loss: LossTerms,
+}
+
+impl Differentiated {
+    fn plus(self, other: Self) -> Self {
+        let discriminator = self.discriminator.zip(other.discriminator);
+        Differentiated {
+            gradient: self.gradient + other.gradient,
+            discriminator: discriminator.map(|(a, b)| a + b),
+            loss: self.loss.plus(&other.loss),
+        }
+    }
+}
+
+/// Whether every phase can be served, before the first one begins.
+fn check_data(config: &TrainConfig, model: &ModelConfig, sources: &Sources) -> Result<()> {
+    let factor = model.latent_factor();
+    for phase in &config.phases {
+        if !phase.crop_size.is_multiple_of(factor) {
+            return Err(Error::Train(format!(
+                "crop_size = {} in a phase, but the model needs a multiple of {factor}",
+                phase.crop_size
+            )));
+        }
+        let mix = MixConfig {
+            crop_size: phase.crop_size,
+            ..config.mix.clone()
+        };
+        mix.validate()?;
+        mix.check_sources(sources)?;
+    }
+    Ok(())
+}
+
 impl Trainer {
     /// A new run. It starts from the setup's weights, or from random ones.
     ///
     /// # Errors
     /// An adapter stage without weights, weights of another configuration, a device or a network that is not there.
     pub fn new(config: TrainConfig, model: ModelConfig, sources: Arc<Sources>, setup: Setup) -> Result<Self> {
-        tch::manual_seed(config.seed);
         let (named, device) = device::resolve(setup.device)?;
         let (_, kind) = setup.precision.resolve(named);
         if kind == Kind::Half {
@@ -105,11 +146,13 @@ impl Trainer {
                 adversarial,
                 subject.config(),
                 &subject.base(),
-                config.max_grad_norm,
+                (config.max_grad_norm, config.seed as u64),
                 device,
             )
         });
+        check_data(&config, subject.config(), &sources)?;
         Ok(Trainer {
+            fixed: subject.fixed()?,
             ema: optimizer.parameters().copy(),
             optimizer,
             losses: Losses::new(config.loss, &setup.metrics, device)?,
@@ -141,14 +184,29 @@ impl Trainer {
                 fields.join(", ")
             )));
         }
+        let changed = |(name, sum): &(&String, &String)| self.fixed.get(*name) != Some(sum);
+        let changed: Vec<&str> = state
+            .fixed
+            .iter()
+            .filter(changed)
+            .map(|(name, _)| name.as_str())
+            .collect();
+        if !changed.is_empty() {
+            return Err(Error::Train(format!(
+                "{} was made with other settings on the command line: {} differ",
+                path.display(),
+                changed.join(", ")
+            )));
+        }
         let group = |name| checkpoint::group(&groups, name);
         self.optimizer.load_parameters(&group("parameter"))?;
-        self.optimizer.load_state(&group("optimizer"))?;
+        self.optimizer
+            .load_state(&group("optimizer"), state.optimizer_steps)?;
         self.ema.load(&group("ema"))?;
         if let Some(adversary) = &mut self.adversary {
             let optimizer = adversary.optimizer_mut();
             optimizer.load_parameters(&group("discriminator"))?;
-            optimizer.load_state(&group("discriminator_optimizer"))?;
+            optimizer.load_state(&group("discriminator_optimizer"), state.discriminator_steps)?;
         }
         self.iteration = state.iteration;
         self.next_sample = state.next_sample;
@@ -163,6 +221,9 @@ impl Trainer {
         let state = State {
             iteration: self.iteration,
             next_sample: self.next_sample,
+            optimizer_steps: self.optimizer.steps(),
+            discriminator_steps: self.adversary.as_ref().map_or(0, |a| a.optimizer().steps()),
+            fixed: self.fixed.clone(),
             train: self.config.clone(),
             model: self.subject.config().clone(),
         };
@@ -202,7 +263,7 @@ impl Trainer {
     pub fn validate(&self, sets: &[ValidationSet]) -> Result<Vec<Score>> {
         let _no_grad = tch::no_grad_guard();
         let restorer = self.restorer()?;
-        Ok(sets.iter().map(|set| set.score(&restorer)).collect())
+        sets.iter().map(|set| set.score(&restorer)).collect()
     }
 
     /// The middle of the first image of every set, one row each: blurry, restored by the averaged weights, sharp. None
@@ -217,7 +278,7 @@ impl Trainer {
 
     fn restorer(&self) -> Result<Restorer> {
         Ok(Restorer {
-            network: self.subject.network(&self.ema.views(), Kind::Float)?,
+            network: self.subject.network(&self.ema.views(), self.kind)?,
             multiple: self.subject.config().size_multiple(),
             device: self.device,
         })
@@ -266,23 +327,28 @@ impl Trainer {
     fn step(&mut self, loader: &mut Loader, phase: PhaseConfig) -> Result<Progress> {
         let learning_rate = self.config.learning_rate_at(self.iteration);
         let mut waited = Duration::ZERO;
-        let mut sum: Option<(Tensor, LossTerms)> = None;
+        let mut sum: Option<Differentiated> = None;
         for _ in 0..self.config.accumulation {
             let start = Instant::now();
             let batch = loader.next_batch()?;
             waited += start.elapsed();
-            let (gradient, loss) = self.differentiate(&batch, phase)?;
+            let one = self.differentiate(&batch, phase)?;
             sum = Some(match sum {
-                None => (gradient, loss),
-                Some((before, losses)) => (before + gradient, losses.plus(&loss)),
+                None => one,
+                Some(before) => before.plus(one),
             });
         }
-        let (mut gradient, loss) = sum.expect("there is at least one batch");
         let batches = self.config.accumulation as f64;
-        if batches > 1.0 {
-            gradient /= batches;
-        }
+        let Differentiated {
+            gradient,
+            discriminator,
+            loss,
+        } = sum.expect("there is at least one batch");
+        let mut gradient = gradient / batches;
         let grad_norm = clip(&mut gradient, self.config.max_grad_norm);
+        if let (Some(adversary), Some(gradient)) = (&mut self.adversary, discriminator) {
+            adversary.learn(gradient / batches)?;
+        }
         let (terms, total, grad_norm) = loss.values(batches, &grad_norm);
 
         self.iteration += 1;
@@ -292,7 +358,7 @@ impl Trainer {
             self.count_bad_step()?;
         } else {
             self.bad_steps = 0;
-            self.optimizer.step(&gradient, learning_rate, self.iteration)?;
+            self.optimizer.step(&gradient, learning_rate)?;
             self.average()?;
         }
         Ok(Progress {
@@ -307,8 +373,8 @@ impl Trainer {
         })
     }
 
-    /// Flat gradient and losses of one batch; the discriminator learns from it too.
-    fn differentiate(&mut self, batch: &Batch, phase: PhaseConfig) -> Result<(Tensor, LossTerms)> {
+    /// Losses of one batch and their gradients, with the discriminator as it is.
+    fn differentiate(&self, batch: &Batch, phase: PhaseConfig) -> Result<Differentiated> {
         let (blurry, sharp) = (
             self.upload(&batch.blurry, phase),
             self.upload(&batch.sharp, phase),
@@ -316,23 +382,23 @@ impl Trainer {
         let network = self.subject.network(&self.subject.parameters, self.kind)?;
         let passed = network.forward(&blurry, &sharp);
         let mut loss = self.losses.compute(&passed.image, &sharp);
-        if let (Some(adversary), Some((latents, prompt))) = (&mut self.adversary, &passed.latents) {
-            loss.add(
-                "adversarial",
-                adversary.weight(),
-                &adversary.generator_loss(latents, prompt)?,
-            );
+        let mut discriminator = None;
+        if let (Some(adversary), Some((latents, prompt))) = (&self.adversary, &passed.latents) {
+            let fooled = adversary.generator_loss(latents, prompt)?;
+            loss.add("adversarial", adversary.weight(), &fooled);
+            let real = self.subject.sharp_latents(&sharp, self.kind)?;
+            let (told, gradient) = adversary.discriminate(latents, &real, prompt)?;
+            loss.note("discriminator", &told);
+            discriminator = Some(gradient);
         }
         let slots = self.optimizer.parameters().slots().iter();
         let inputs: Vec<&Tensor> = slots.map(|slot| &self.subject.parameters[&slot.name]).collect();
         let gradients = Tensor::f_run_backward(&[&loss.total], &inputs, false, false)?;
-        let gradient = self.optimizer.parameters().gather(&gradients);
-        if let (Some(adversary), Some((latents, prompt))) = (&mut self.adversary, &passed.latents) {
-            let real = self.subject.sharp_latents(&sharp, self.kind)?;
-            let learned = adversary.learn(latents, &real, prompt, self.iteration + 1)?;
-            loss.note("discriminator", &learned);
-        }
-        Ok((gradient, loss))
+        Ok(Differentiated {
+            gradient: self.optimizer.parameters().gather(&gradients),
+            discriminator,
+            loss,
+        })
     }
 
     fn count_bad_step(&mut self) -> Result<()> {

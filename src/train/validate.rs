@@ -88,7 +88,10 @@ impl ValidationSet {
     }
 
     /// Every pair before and after the network, averaged.
-    pub(super) fn score(&self, restorer: &Restorer) -> Score {
+    ///
+    /// # Errors
+    /// No pair can be read.
+    pub(super) fn score(&self, restorer: &Restorer) -> Result<Score> {
         let (mut before, mut after, mut error, mut count) = (0.0, 0.0, 0.0, 0.0);
         for (blurry, sharp) in self.tensors() {
             let restored = restorer.restore(&blurry, &sharp);
@@ -97,12 +100,18 @@ impl ValidationSet {
             count += 1.0;
             error += (&restored - sharp).abs().mean(Kind::Double).double_value(&[]);
         }
-        Score {
+        if count == 0.0 {
+            return Err(Error::Train(format!(
+                "no pair of validation '{}' can be read",
+                self.name
+            )));
+        }
+        Ok(Score {
             name: self.name.clone(),
             input_psnr: before / count,
             output_psnr: after / count,
             output_mae: 255.0 * error / count,
-        }
+        })
     }
 }
 

@@ -7,10 +7,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use safetensors::tensor::TensorInfo;
-use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use super::source::SourceFile;
@@ -48,23 +45,9 @@ impl Made {
     /// Float32 on the CPU. Random numbers follow from the tensor's name, so an import always gives the same bytes.
     pub fn tensor(&self, name: &str, shape: &[i64]) -> Result<Tensor> {
         let options = (Kind::Float, Device::Cpu);
-        let mut rng = ChaCha8Rng::from_seed(Sha256::digest(name).into());
-        let mut random = |draw: &dyn Fn(&mut ChaCha8Rng) -> f64| -> Result<Tensor> {
-            let count = shape.iter().product::<i64>();
-            let numbers: Vec<f32> = (0..count).map(|_| draw(&mut rng) as f32).collect();
-            Ok(Tensor::f_from_slice(&numbers)?.f_view(shape)?)
-        };
         match *self {
-            Made::Zeros | Made::Init(Init::Zeros) => Ok(Tensor::f_zeros(shape, options)?),
-            Made::Init(Init::Ones) => Ok(Tensor::f_ones(shape, options)?),
-            Made::Init(Init::FanIn(fan_in)) => {
-                let bound = 1.0 / (fan_in as f64).sqrt();
-                random(&|rng| bound * (2.0 * rng.random::<f64>() - 1.0))
-            }
-            // Twelve uniform numbers have a variance of one; `ln` and `cos` would differ between machines.
-            Made::Init(Init::Normal(std)) => {
-                random(&|rng| std * ((0..12).map(|_| rng.random::<f64>()).sum::<f64>() - 6.0))
-            }
+            Made::Init(init) => init.values(0, name, shape),
+            Made::Zeros => Ok(Tensor::f_zeros(shape, options)?),
             Made::Identity => {
                 let eye = Tensor::f_eye_m(shape[0], shape[1], options)?;
                 Ok(eye.f_view(shape)?)
@@ -248,18 +231,5 @@ mod tests {
         let weight = Made::Identity.tensor("x", &[2, 3, 1, 1]).unwrap();
         let expected = Tensor::from_slice(&[1.0f32, 0.0, 0.0, 0.0, 1.0, 0.0]).view([2, 3, 1, 1]);
         assert_eq!(weight, expected);
-    }
-
-    #[test]
-    fn random_starts_have_their_spread_and_depend_on_the_name_alone() {
-        let made = |init, name| Made::Init(init).tensor(name, &[100, 100]).unwrap();
-        let uniform = made(Init::FanIn(16), "a");
-        assert!((uniform.std(true).double_value(&[]) - 0.25 / 3f64.sqrt()).abs() < 0.003);
-        assert!(uniform.abs().max().double_value(&[]) <= 0.25);
-        let normal = made(Init::Normal(0.02), "a");
-        assert!((normal.std(true).double_value(&[]) - 0.02).abs() < 0.0005);
-        assert!(normal.mean(Kind::Float).double_value(&[]).abs() < 0.001);
-        assert_eq!(normal, made(Init::Normal(0.02), "a"));
-        assert_ne!(normal, made(Init::Normal(0.02), "b"));
     }
 }

@@ -81,10 +81,19 @@ impl Log {
                 }
             }
         }
+        if let Some(bar) = &self.bar {
+            bar.set_position(progress.iteration);
+        }
         let last = progress.iteration == self.total;
         if (progress.iteration.is_multiple_of(LINE_EVERY) || last) && self.count > 0 {
             self.line(progress);
         }
+    }
+
+    /// Time that was not spent on training.
+    pub fn leave_out(&mut self, time: Duration) {
+        self.since += time;
+        self.started += time;
     }
 
     fn line(&mut self, progress: &Progress) {
@@ -117,10 +126,7 @@ impl Log {
             }
         );
         match &self.bar {
-            Some(bar) => {
-                bar.set_message(text);
-                bar.set_position(progress.iteration);
-            }
+            Some(bar) => bar.set_message(text),
             None => report::note(format_args!("{}/{}  {text}", progress.iteration, self.total)),
         }
         self.sums.clear();

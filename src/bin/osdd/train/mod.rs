@@ -66,9 +66,12 @@ pub(crate) struct TrainArgs {
     /// Threads that make samples [default: all cores but one, at least one]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     pub data_threads: Option<u16>,
-    /// Minutes between checkpoints, scores and pictures
-    #[arg(long, default_value_t = 3.0)]
+    /// Minutes between checkpoints
+    #[arg(long, default_value_t = 3.0, value_name = "N")]
     pub checkpoint_minutes: f64,
+    /// Minutes between scores and pictures of the validation sets
+    #[arg(long, default_value_t = 15.0, value_name = "N")]
+    pub validation_minutes: f64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -122,24 +125,19 @@ pub(crate) fn run(args: TrainArgs) -> anyhow::Result<()> {
     let total = config.iterations();
     let mut trainer = Trainer::new(config, model, sources, setup)?;
     let checkpoint = args.out.join("checkpoint.safetensors");
-    if args.resume && checkpoint.exists() {
-        trainer.resume(&checkpoint)?;
-        report::note(format_args!("resumed at iteration {}", trainer.iteration()));
-    } else if checkpoint.exists() {
-        bail!(
-            "{} is there already; go on with --resume, or choose another folder",
-            checkpoint.display()
-        );
-    }
-
+    go_on(&mut trainer, &checkpoint, args.resume)?;
     let mut log = Log::open(&args.out, total, trainer.iteration())?;
-    let mut last_save = Instant::now();
-    let interval = Duration::from_secs_f64(args.checkpoint_minutes.max(0.1) * 60.0);
+    let (mut saved, mut scored) = (Instant::now(), Instant::now());
+    let minutes = |n: f64| Duration::from_secs_f64(n.max(0.0) * 60.0);
     let mut interrupted = false;
     trainer.run(data_threads(&args), &mut |trainer, progress| {
         log.step(progress);
         interrupted = interrupt::check().is_err();
-        if !interrupted && last_save.elapsed() >= interval {
+        if interrupted {
+            return Ok(Verdict::Stop);
+        }
+        let start = Instant::now();
+        if saved.elapsed() >= minutes(args.checkpoint_minutes) {
             // A full disk must not end a run: the old checkpoint is intact, and there may be room the next time.
             if let Err(error) = trainer.save_checkpoint(&checkpoint) {
                 report::warning(format_args!(
@@ -147,24 +145,46 @@ pub(crate) fn run(args: TrainArgs) -> anyhow::Result<()> {
                     progress.iteration
                 ));
             }
+            saved = Instant::now();
+        }
+        if scored.elapsed() >= minutes(args.validation_minutes) {
             log.scores(progress.iteration, &trainer.validate(&sets)?);
             log.pictures(trainer.samples(&sets)?);
-            last_save = Instant::now();
+            scored = Instant::now();
         }
-        Ok(if interrupted {
-            Verdict::Stop
-        } else {
-            Verdict::Continue
-        })
+        log.leave_out(start.elapsed());
+        Ok(Verdict::Continue)
     })?;
-    trainer.save_checkpoint(&checkpoint)?;
     if interrupted {
+        trainer.save_checkpoint(&checkpoint)?;
         bail!(interrupt::Interrupted);
     }
+    // The result first: it is what the run was for, and smaller than a checkpoint.
+    let path = trainer.save_model(&args.out)?;
+    trainer.save_checkpoint(&checkpoint)?;
     log.scores(trainer.iteration(), &trainer.validate(&sets)?);
     log.pictures(trainer.samples(&sets)?);
-    let path = trainer.save_model(&args.out)?;
     report::note(format_args!("wrote {}", path.display()));
+    Ok(())
+}
+
+/// Takes up the checkpoint of an earlier run, which is never overwritten by accident.
+fn go_on(trainer: &mut Trainer, checkpoint: &Path, resume: bool) -> anyhow::Result<()> {
+    match (resume, checkpoint.exists()) {
+        (true, true) => {
+            trainer.resume(checkpoint)?;
+            report::note(format_args!("resumed at iteration {}", trainer.iteration()));
+        }
+        (true, false) => report::note(format_args!(
+            "{} is not there yet: from the start",
+            checkpoint.display()
+        )),
+        (false, true) => bail!(
+            "{} is there already; go on with --resume, or choose another folder",
+            checkpoint.display()
+        ),
+        (false, false) => {}
+    }
     Ok(())
 }
 
