@@ -26,16 +26,19 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
+try:
+    import numpy as np
+except ImportError:
+    np = None
 
 BACKBONES = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
 HEADS = {"alex": 5, "vgg": 5, "squeeze": 7}
 # Where SqueezeNet's modules stand in torchvision's `features`.
 FIRE_INDEX = {2: 3, 3: 4, 4: 6, 5: 7, 6: 9, 7: 10, 8: 11, 9: 12}
 # Red, green, blue: what the converted networks expect of their input, and what Caffe's did.
-MEAN = np.array([0.485, 0.456, 0.406])
-STD = np.array([0.229, 0.224, 0.225])
-CAFFE_MEAN = np.array([122.679, 116.669, 104.006])
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+CAFFE_MEAN = (122.679, 116.669, 104.006)
 
 
 class Failure(Exception):
@@ -57,6 +60,8 @@ def main():
     for command in (lpips, dists, niqe):
         command.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    if np is None:
+        sys.exit("convert_metrics: numpy is missing: pip install numpy safetensors")
     try:
         {"lpips": convert_lpips, "dists": convert_dists, "niqe": convert_niqe}[args.command](args)
     except (Failure, OSError) as error:
@@ -135,9 +140,9 @@ def squeezenet_from_matlab(path):
         kernel, bias = kernel.transpose(3, 2, 0, 1), bias.ravel()
         if layer == "conv1":
             kernel = kernel[:, ::-1]  # blue, green, red to red, green, blue
-            shift = 255 * MEAN - CAFFE_MEAN
+            shift = 255 * np.array(MEAN) - np.array(CAFFE_MEAN)
             bias = bias + np.einsum("oiyx,i->o", kernel, shift)
-            kernel = kernel * (255 * STD)[:, None, None]
+            kernel = kernel * (255 * np.array(STD))[:, None, None]
             name = "features.0"
         else:
             fire, part = layer.split("/")

@@ -61,9 +61,9 @@ impl SampleKind {
     }
 }
 
-/// Relative frequencies of the kinds. A kind without a source counts as zero; the rest need not sum to one.
+/// Relative frequencies of the kinds; they need not sum to one. A kind that is left out, or has no source, counts as zero.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default = "none")]
 pub struct MixWeights {
     /// Weight of [`SampleKind::Trajectory`].
     pub trajectory: f64,
@@ -81,6 +81,10 @@ pub struct MixWeights {
     pub layered: f64,
     /// Weight of [`SampleKind::Defocus`].
     pub defocus: f64,
+}
+
+fn none() -> MixWeights {
+    MixWeights::NONE
 }
 
 impl MixWeights {
@@ -510,6 +514,7 @@ mod tests {
             (parsed.crop_size, parsed.weights.clip, parsed.pan_share),
             (96, 2.0, 0.3)
         );
+        assert_eq!(parsed.weights.trajectory, 0.0, "one kind means that kind alone");
         assert!(serde_json::from_str::<MixConfig>(r#"{"crop": 96}"#).is_err());
     }
 }

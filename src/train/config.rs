@@ -63,6 +63,16 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// Its name in configurations.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Evae => "evae",
+            Stage::Base => "base",
+            Stage::AdapterR => "adapter_r",
+            Stage::AdapterS => "adapter_s",
+        }
+    }
+
     /// Whether a LoRA set is trained, on weights that stay as they are.
     pub fn is_adapter(self) -> bool {
         matches!(self, Stage::AdapterR | Stage::AdapterS)
@@ -281,6 +291,9 @@ impl TrainConfig {
             .unwrap_or_default();
         if config.loss.amplitude > 0.0 && smallest < 32 {
             return Err(fail("the amplitude term needs a crop_size of at least 32".into()));
+        }
+        if config.loss.perceptual.is_some() && smallest < 32 {
+            return Err(fail("a perceptual term needs a crop_size of at least 32".into()));
         }
         let perceptual = config.loss.perceptual;
         if perceptual.is_some_and(|p| p.balanced) && config.loss.l1 <= 0.0 {

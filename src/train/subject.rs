@@ -92,7 +92,7 @@ impl Subject {
         }
         if train.stage.is_adapter() && init.is_none() {
             return Err(Error::Train(
-                "an adapter stage needs weights to start from".into(),
+                "an adapter stage needs weights to start from (--init MODEL)".into(),
             ));
         }
         let latent_encoder = latent_encoder.map(|path| read_latent_encoder(path, &config));

@@ -51,8 +51,8 @@ The record import.json in the model has source, shape, dtype and SHA-256 of each
 const SYNTH_EXAMPLES: &str = "\
 Examples:
   osdd synth --images DF2K/ --out pairs/                        overlapping 512x512 crops of every image
-  osdd synth --images DF2K/ --out pairs/ --variants 3 --kinds rotation,layered --extent 5..40
-  osdd synth --clips 240fps.mp4 --out pairs/ --crop 0           averages of 7 to 13 frames, as GoPro was made
+  osdd synth --images DF2K/ --out more/ --variants 3 --kinds rotation,layered --extent 5..40
+  osdd synth --clips 240fps.mp4 --out gopro/ --crop 0           averages of 7 to 13 frames, as GoPro was made
   osdd synth --images photos/ --out look/ --count 50 --config models/nano/train/base.json
   osdd synth --bench
 

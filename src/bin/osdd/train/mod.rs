@@ -24,8 +24,10 @@ Examples:
   osdd train base --config models/nano/train/base.json --model models/nano --data DATA -o runs/base
   osdd train adapter --config models/nano/train/adapter_r.json --model models/nano --data DATA -o runs/r --init runs/base/model
   osdd train base --config models/nano/train/base.json --model models/nano --data DATA -o runs/base --resume
+  osdd train evae --config models/sd21/train/evae.json --model runs/sd21 --data DATA -o runs/evae --init runs/sd21
 
-The output folder gets checkpoint.safetensors, log.csv, losses.svg, scores.csv, samples.png, and at the end model/.";
+The output folder gets checkpoint.safetensors, log.csv, losses.svg, scores.csv, samples.png, and at the end model/. models/TRAINING.md has all
+fields of a configuration.";
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct TrainArgs {
@@ -99,10 +101,15 @@ pub(crate) fn run(args: TrainArgs) -> anyhow::Result<()> {
         |path: &Path| fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
     let config = TrainConfig::from_json(&read(&args.config)?, &args.config.display().to_string())?;
     if !args.what.trains(config.stage) {
+        let stage = config.stage;
+        let what = match stage {
+            stage if stage.is_adapter() => "adapter",
+            stage => stage.name(),
+        };
         bail!(
-            "{} is for another stage ({:?})",
+            "{} is for another stage, {}: osdd train {what}",
             args.config.display(),
-            config.stage
+            stage.name()
         );
     }
     let model_path = args.model.join("config.json");
@@ -110,12 +117,10 @@ pub(crate) fn run(args: TrainArgs) -> anyhow::Result<()> {
     let setup = Setup {
         device: args.device,
         precision: args.precision,
-        init: args.init.as_deref().map(Weights::from_dir).transpose()?,
+        init: args.init.as_deref().map(initial).transpose()?,
         latent_encoder: args.latent_encoder.clone(),
         metrics: metrics_weights::folder(args.metrics_weights.as_deref()),
     };
-    fs::create_dir_all(&args.out).with_context(|| format!("cannot create {}", args.out.display()))?;
-
     let sources = Arc::new(sources::read(&config.data, &args.data)?);
     let sets = config
         .validation
@@ -124,6 +129,7 @@ pub(crate) fn run(args: TrainArgs) -> anyhow::Result<()> {
     let sets = sets.collect::<Result<Vec<_>, _>>()?;
     let total = config.iterations();
     let mut trainer = Trainer::new(config, model, sources, setup)?;
+    fs::create_dir_all(&args.out).with_context(|| format!("cannot create {}", args.out.display()))?;
     let checkpoint = args.out.join("checkpoint.safetensors");
     go_on(&mut trainer, &checkpoint, args.resume)?;
     let mut log = Log::open(&args.out, total, trainer.iteration())?;
@@ -157,6 +163,11 @@ pub(crate) fn run(args: TrainArgs) -> anyhow::Result<()> {
     })?;
     if interrupted {
         trainer.save_checkpoint(&checkpoint)?;
+        report::note(format_args!(
+            "stopped after iteration {}; --resume goes on from {}",
+            trainer.iteration(),
+            checkpoint.display()
+        ));
         bail!(interrupt::Interrupted);
     }
     // The result first: it is what the run was for, and smaller than a checkpoint.
@@ -186,6 +197,19 @@ fn go_on(trainer: &mut Trainer, checkpoint: &Path, resume: bool) -> anyhow::Resu
         (false, false) => {}
     }
     Ok(())
+}
+
+/// The weights of a model folder; a run's folder has it inside.
+fn initial(dir: &Path) -> anyhow::Result<Weights> {
+    let inside = dir.join("model");
+    if !dir.join("config.json").exists() && inside.join("config.json").exists() {
+        bail!(
+            "{} is the folder of a run; its model is {}",
+            dir.display(),
+            inside.display()
+        );
+    }
+    Ok(Weights::from_dir(dir)?)
 }
 
 fn data_threads(args: &TrainArgs) -> usize {

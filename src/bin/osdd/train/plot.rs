@@ -22,7 +22,7 @@ const OTHERS: [&str; 4] = [
     "skipped",
 ];
 
-/// Draws every loss of the log; nothing where it has fewer than two rows.
+/// Draws every loss of the log; nothing where it has no rows.
 pub(super) fn losses(csv: &Path, svg: &Path) -> anyhow::Result<()> {
     let text = fs::read_to_string(csv).with_context(|| format!("cannot read {}", csv.display()))?;
     let Some(picture) = picture(&text) else {
@@ -45,16 +45,13 @@ fn picture(csv: &str) -> Option<String> {
         .filter(|row: &Vec<f64>| row.len() == names.len())
         .collect();
     let (first, last) = (rows.first()?[0], rows.last()?[0]);
-    if first == last {
-        return None;
-    }
     let losses = (1..names.len()).filter(|i| !OTHERS.contains(&names[*i]));
     let panels: Vec<(&str, Vec<(f64, f64)>)> = losses
         .map(|i| {
             (
                 names[i],
                 rows.iter()
-                    .map(|row| ((row[0] - first) / (last - first), row[i]))
+                    .map(|row| ((row[0] - first) / (last - first).max(1.0), row[i]))
                     .collect(),
             )
         })
@@ -95,6 +92,12 @@ fn panel(svg: &mut String, top: f64, name: &str, points: &[(f64, f64)]) {
             )
         })
         .collect();
+    // A few points would otherwise look like a curve, and one like nothing.
+    let dots = if curve.len() > 30 { &[] } else { curve.as_slice() };
+    let dots = dots.iter().filter_map(|point| point.split_once(','));
+    let dots: String = dots
+        .map(|(x, y)| format!("<circle cx=\"{x}\" cy=\"{y}\" r=\"3\" fill=\"#0b62a4\"/>"))
+        .collect();
     let (frame, bottom, label) = (top + TOP, top + PANEL, LEFT - 6.0);
     let _ = writeln!(
         svg,
@@ -102,7 +105,7 @@ fn panel(svg: &mut String, top: f64, name: &str, points: &[(f64, f64)]) {
          <rect x=\"{LEFT}\" y=\"{frame}\" width=\"{width}\" height=\"{height}\" fill=\"none\" stroke=\"#bbb\"/>\
          <text x=\"{label}\" y=\"{:.1}\" text-anchor=\"end\">{high:.4}</text>\
          <text x=\"{label}\" y=\"{bottom}\" text-anchor=\"end\">{low:.4}</text>\
-         <polyline points=\"{}\" fill=\"none\" stroke=\"#0b62a4\" stroke-width=\"1.5\"/>",
+         <polyline points=\"{}\" fill=\"none\" stroke=\"#0b62a4\" stroke-width=\"1.5\"/>{dots}",
         frame - 6.0,
         frame + 10.0,
         curve.join(" ")
@@ -121,7 +124,9 @@ mod tests {
         assert_eq!(svg.matches("<polyline").count(), 2);
         assert!(!svg.contains("NaN") && !svg.contains("learning_rate"));
         assert!(svg.contains("80.0,26.0") && svg.contains("710.0,150.0"), "{svg}");
-        assert!(picture("iteration,loss\n50,1\n").is_none());
+        assert_eq!(svg.matches("<circle").count(), 5);
+        assert!(picture("iteration,loss\n50,1\n").unwrap().contains("<circle"));
+        assert!(picture("iteration,loss\n").is_none());
         assert!(picture("").is_none());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use osdd::data::{Clip, PairFolder, PictureFolder, Sources};
 use osdd::train::DataConfig;
 
@@ -22,6 +22,7 @@ pub(super) fn read(config: &DataConfig, root: &Path) -> anyhow::Result<Sources> 
     }
     for file in &config.clips {
         let path = root.join(file);
+        ensure!(path.exists(), "there is no {}", path.display());
         let frames = decode_frames(&path).with_context(|| format!("cannot decode {}", path.display()))?;
         sources.clips.push(Clip::new(frames)?);
     }
