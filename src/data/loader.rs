@@ -36,7 +36,6 @@ pub struct Loader {
     threads: Vec<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
     batch_size: usize,
-    crop_size: usize,
     next_index: u64,
     turn: usize,
 }
@@ -71,7 +70,6 @@ impl Loader {
             threads: Vec::with_capacity(threads),
             stop: Arc::default(),
             batch_size,
-            crop_size: config.crop_size,
             next_index: start_index,
             turn: 0,
         };
@@ -113,22 +111,6 @@ impl Loader {
     /// Index of the first sample of the next batch: what a checkpoint keeps.
     pub fn next_index(&self) -> u64 {
         self.next_index
-    }
-
-    /// Batches that are ready and waiting, over all threads. Zero again and again means that data is the
-    /// bottleneck.
-    pub fn ready(&self) -> usize {
-        self.channels.iter().map(Receiver::len).sum()
-    }
-
-    /// Samples in a batch.
-    pub fn batch_size(&self) -> usize {
-        self.batch_size
-    }
-
-    /// Side of the crops in px.
-    pub fn crop_size(&self) -> usize {
-        self.crop_size
     }
 }
 

@@ -87,3 +87,19 @@ impl Conv2d {
 pub fn channels_last(x: &Tensor) -> Tensor {
     x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
 }
+
+/// A weight as one row of numbers in the order in which kernels read it: channels-last for convolutions.
+pub(crate) fn memory_order(weight: &Tensor) -> Tensor {
+    match weight.dim() {
+        4 => weight.permute([0, 2, 3, 1]).reshape([-1]),
+        _ => weight.reshape([-1]),
+    }
+}
+
+/// The inverse of [`memory_order`], without a copy.
+pub(crate) fn from_memory_order(row: &Tensor, shape: &[i64]) -> Tensor {
+    match *shape {
+        [out, inputs, height, width] => row.view([out, height, width, inputs]).permute([0, 3, 1, 2]),
+        _ => row.view(shape),
+    }
+}

@@ -13,6 +13,7 @@ mod transformer;
 
 pub use attention::{Attention, AttnBlock};
 pub use basic::{Conv2d, Linear, channels_last};
+pub(crate) use basic::{from_memory_order, memory_order};
 pub use norm::{ImageNorm, LayerNorm, NormKind};
 pub use params::{Init, Initializer, Params, Shapes, Source, TensorMap};
 pub use resnet::{ResnetBlock2D, ResnetShape};

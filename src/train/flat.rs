@@ -4,7 +4,7 @@
 use tch::{Kind, Tensor};
 
 use crate::Result;
-use crate::nn::{Init, Params, TensorMap};
+use crate::nn::{Init, Params, TensorMap, from_memory_order, memory_order};
 
 /// Named float32 tensors, each a view of one buffer; convolutions lie there in channels-last order.
 pub(super) struct Flat {
@@ -49,10 +49,7 @@ impl Flat {
             });
             offset += length;
         }
-        let rows: Vec<Tensor> = entries
-            .iter()
-            .map(|(_, t)| in_memory_order(&t.detach()))
-            .collect();
+        let rows: Vec<Tensor> = entries.iter().map(|(_, t)| memory_order(&t.detach())).collect();
         Ok(Flat {
             slots,
             buffer: Tensor::f_cat(&rows, 0)?.f_to_kind(Kind::Float)?,
@@ -93,15 +90,12 @@ impl Flat {
 
     fn view(&self, slot: &Slot) -> Tensor {
         let row = self.buffer.detach().narrow(0, slot.offset, slot.length);
-        match slot.shape[..] {
-            [out, inputs, height, width] => row.view([out, height, width, inputs]).permute([0, 3, 1, 2]),
-            _ => row.view(slot.shape.as_slice()),
-        }
+        from_memory_order(&row, &slot.shape)
     }
 
     /// One row of numbers from tensors in the order of [`Flat::slots`].
     pub fn gather(&self, tensors: &[Tensor]) -> Tensor {
-        let rows: Vec<Tensor> = tensors.iter().map(in_memory_order).collect();
+        let rows: Vec<Tensor> = tensors.iter().map(memory_order).collect();
         Tensor::cat(&rows, 0)
     }
 
@@ -116,14 +110,6 @@ impl Flat {
             self.view(slot).f_copy_(&value)?;
         }
         Ok(())
-    }
-}
-
-/// A tensor as one row of numbers in the order in which kernels read it: channels-last for convolutions.
-fn in_memory_order(tensor: &Tensor) -> Tensor {
-    match tensor.dim() {
-        4 => tensor.permute([0, 2, 3, 1]).reshape([-1]),
-        _ => tensor.reshape([-1]),
     }
 }
 

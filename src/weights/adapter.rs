@@ -11,7 +11,7 @@ use super::Weights;
 use crate::Result;
 use crate::config::{LoraConfig, ModelConfig};
 use crate::model::parameter_shapes;
-use crate::nn::TensorMap;
+use crate::nn::{TensorMap, from_memory_order, memory_order};
 
 /// One of the two LoRA sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,7 +168,10 @@ impl EndPoints {
             .collect();
         for (name, shape, offset) in &self.layout {
             let length = shape.iter().product();
-            tensors.insert(name.clone(), view(&flat.f_narrow(0, *offset, length)?, shape));
+            tensors.insert(
+                name.clone(),
+                from_memory_order(&flat.f_narrow(0, *offset, length)?, shape),
+            );
         }
         Ok(Merged {
             flat_r: self.flat_r.shallow_clone(),
@@ -212,22 +215,6 @@ impl Merged {
     }
 }
 
-/// A weight as one row of numbers in the order in which kernels read it: channels-last for convolutions.
-fn memory_order(weight: &Tensor) -> Tensor {
-    match weight.dim() {
-        4 => weight.permute([0, 2, 3, 1]).reshape([-1]),
-        _ => weight.reshape([-1]),
-    }
-}
-
-/// The inverse of [`memory_order`], without a copy.
-fn view(row: &Tensor, shape: &[i64]) -> Tensor {
-    match *shape {
-        [out, inputs, height, width] => row.view([out, height, width, inputs]).permute([0, 3, 1, 2]),
-        _ => row.view(shape),
-    }
-}
-
 fn pack(weight: &Tensor) -> Tensor {
-    view(&memory_order(weight), &weight.size())
+    from_memory_order(&memory_order(weight), &weight.size())
 }
