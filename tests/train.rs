@@ -72,12 +72,15 @@ fn sources() -> Arc<Sources> {
     })
 }
 
-fn start(config: TrainConfig, init: Option<Weights>) -> osdd::Result<Trainer> {
-    let setup = Setup {
-        init,
+fn on_cpu() -> Setup {
+    Setup {
         device: Device::Cpu,
         ..Setup::default()
-    };
+    }
+}
+
+fn start(config: TrainConfig, init: Option<Weights>) -> osdd::Result<Trainer> {
+    let setup = Setup { init, ..on_cpu() };
     Trainer::new(config, model_config(), sources(), setup)
 }
 
@@ -187,11 +190,7 @@ fn four_pairs_are_learned_by_heart() {
     };
     let mut model = model_config();
     (model.vae.block_out_channels, model.unet.block_out_channels) = (vec![48, 32], vec![32, 32]);
-    let setup = Setup {
-        device: Device::Cpu,
-        ..Setup::default()
-    };
-    let mut trainer = Trainer::new(config, model, Arc::new(sources), setup).unwrap();
+    let mut trainer = Trainer::new(config, model, Arc::new(sources), on_cpu()).unwrap();
     let losses = run(&mut trainer, 200);
     let last = mean(&losses[190..]);
     assert!(last < losses[0] / 10.0, "from {} to {last}", losses[0]);
@@ -247,12 +246,8 @@ fn the_evae_learns_with_two_encoders_and_leaves_the_second_beside_the_model() {
 fn an_evae_with_skips_at_the_highest_resolution_alone_learns() {
     let mut model = model_config();
     model.vae.skip_levels = Some(1);
-    let setup = Setup {
-        device: Device::Cpu,
-        ..Setup::default()
-    };
     let dir = tempfile::tempdir().unwrap();
-    let mut trainer = Trainer::new(train_config("evae", 40), model, sources(), setup).unwrap();
+    let mut trainer = Trainer::new(train_config("evae", 40), model, sources(), on_cpu()).unwrap();
     let losses = run(&mut trainer, 40);
     assert!(mean(&losses[30..]) < mean(&losses[..10]), "{losses:?}");
     let saved = Weights::from_dir(&trainer.save_model(dir.path()).unwrap()).unwrap();
@@ -336,12 +331,8 @@ fn crops_that_the_unet_cannot_halve_evenly_are_trained_on() {
 fn a_plain_vae_learns_with_its_only_encoder() {
     let mut model = model_config();
     (model.vae.skip_layers, model.vae.residual_output) = (0, false);
-    let setup = Setup {
-        device: Device::Cpu,
-        ..Setup::default()
-    };
     let dir = tempfile::tempdir().unwrap();
-    let mut trainer = Trainer::new(train_config("evae", 40), model, sources(), setup).unwrap();
+    let mut trainer = Trainer::new(train_config("evae", 40), model, sources(), on_cpu()).unwrap();
     let losses = run(&mut trainer, 40);
     assert!(mean(&losses[30..]) < mean(&losses[..10]), "{losses:?}");
     trainer.save_model(dir.path()).unwrap();

@@ -257,131 +257,114 @@ impl MixConfig {
     /// # Errors
     /// [`DataError::Setting`] with the field, its value and the legal range.
     pub fn validate(&self) -> Result<(), DataError> {
-        let check = |legal_value: bool, field, value: &dyn std::fmt::Debug, legal| {
-            if legal_value {
-                Ok(())
-            } else {
-                Err(DataError::Setting {
-                    field,
-                    value: format!("{value:?}"),
-                    legal,
-                })
+        let illegal = |field, value, legal| Err(DataError::Setting { field, value, legal });
+        for kind in SampleKind::ALL {
+            let weight = self.weights.get(kind);
+            if !(0.0..=1e6).contains(&weight) {
+                return illegal("weights", format!("{} = {weight}", kind.name()), "each 0 to 1e6");
             }
-        };
-        let within =
-            |[low, high]: [f64; 2], least: f64, most: f64| least <= low && low <= high && high <= most;
-        check(
-            (8..=4096).contains(&self.crop_size),
-            "crop_size",
-            &self.crop_size,
-            "8 to 4096 px",
-        )?;
-        let legal_weights = SampleKind::ALL
-            .iter()
-            .all(|kind| (0.0..=1e6).contains(&self.weights.get(*kind)));
-        check(legal_weights, "weights", &self.weights, "each 0 to 1e6")?;
-        let extent = "low <= high, each 0.1 to 200 px";
-        check(
-            within(self.extent_px, 0.1, 200.0),
-            "extent_px",
-            &self.extent_px,
-            extent,
-        )?;
-        check(
-            within(self.light_extent_px, 0.1, 200.0),
-            "light_extent_px",
-            &self.light_extent_px,
-            extent,
-        )?;
-        let counts = |[low, high]: [usize; 2]| 1 <= low && low <= high && high <= 1000;
-        check(
-            counts(self.clip_frames),
-            "clip_frames",
-            &self.clip_frames,
-            "low <= high, each 1 to 1000",
-        )?;
-        check(
-            counts(self.clip_stride),
-            "clip_stride",
-            &self.clip_stride,
-            "low <= high, each 1 to 1000",
-        )?;
-        check(
-            within(self.scale, 0.1, 1.0),
-            "scale",
-            &self.scale,
-            "low <= high, each 0.1 to 1",
-        )?;
-        let gain = &self.saturation_gain;
-        check(
-            within(*gain, 1.0, 1000.0),
-            "saturation_gain",
-            gain,
-            "low <= high, each 1 to 1000",
-        )?;
-        let lens = "low <= high, each 0.1 to 100";
-        check(
-            within(self.focal_length, 0.1, 100.0),
-            "focal_length",
-            &self.focal_length,
-            lens,
-        )?;
-        check(
-            within(self.roll, 0.0, 100.0),
-            "roll",
-            &self.roll,
-            "low <= high, each 0 to 100",
-        )?;
-        let objects = self.layer_objects;
-        check(
-            counts(objects) && objects[1] <= 20,
-            "layer_objects",
-            &objects,
-            "low <= high, each 1 to 20",
-        )?;
-        let radius = "low <= high, each 0.01 to 1";
-        check(
-            within(self.layer_radius, 0.01, 1.0),
-            "layer_radius",
-            &self.layer_radius,
-            radius,
-        )?;
-        check(
-            within(self.defocus_radius_px, 0.1, 100.0),
-            "defocus_radius_px",
-            &self.defocus_radius_px,
-            "low <= high, each 0.1 to 100 px",
-        )?;
-        let quality = self.jpeg_quality;
-        check(
-            counts(quality) && quality[1] <= 100,
-            "jpeg_quality",
-            &quality,
-            "low <= high, each 1 to 100",
-        )?;
-        for (field, levels) in [
-            ("noise_levels", self.noise_levels),
-            ("shot_noise_levels", self.shot_noise_levels),
-            ("read_noise_levels", self.read_noise_levels),
-        ] {
-            check((0.0..=255.0).contains(&levels), field, &levels, "0 to 255")?;
+        }
+        let size = self.crop_size;
+        if !(8..=4096).contains(&size) {
+            return illegal("crop_size", size.to_string(), "8 to 4096 px");
         }
         let candidates = self.crop_candidates;
-        check(
-            (1..=100).contains(&candidates),
-            "crop_candidates",
-            &candidates,
-            "1 to 100",
-        )?;
-        for (field, share) in [
-            ("pan_share", self.pan_share),
-            ("clip_frame_share", self.clip_frame_share),
-            ("scale_share", self.scale_share),
-            ("saturation_share", self.saturation_share),
-            ("jpeg_share", self.jpeg_share),
-            ("background_motion_share", self.background_motion_share),
+        if !(1..=100).contains(&candidates) {
+            return illegal("crop_candidates", candidates.to_string(), "1 to 100");
+        }
+        for (field, [low, high], (least, most), legal) in [
+            (
+                "extent_px",
+                self.extent_px,
+                (0.1, 200.0),
+                "low <= high, each 0.1 to 200 px",
+            ),
+            (
+                "light_extent_px",
+                self.light_extent_px,
+                (0.1, 200.0),
+                "low <= high, each 0.1 to 200 px",
+            ),
+            ("scale", self.scale, (0.1, 1.0), "low <= high, each 0.1 to 1"),
+            (
+                "saturation_gain",
+                self.saturation_gain,
+                (1.0, 1000.0),
+                "low <= high, each 1 to 1000",
+            ),
+            (
+                "focal_length",
+                self.focal_length,
+                (0.1, 100.0),
+                "low <= high, each 0.1 to 100",
+            ),
+            ("roll", self.roll, (0.0, 100.0), "low <= high, each 0 to 100"),
+            (
+                "layer_radius",
+                self.layer_radius,
+                (0.01, 1.0),
+                "low <= high, each 0.01 to 1",
+            ),
+            (
+                "defocus_radius_px",
+                self.defocus_radius_px,
+                (0.1, 100.0),
+                "low <= high, each 0.1 to 100 px",
+            ),
         ] {
-            check((0.0..=1.0).contains(&share), field, &share, "0 to 1")?;
+            if !(least <= low && low <= high && high <= most) {
+                return illegal(field, format!("{:?}", [low, high]), legal);
+            }
+        }
+        for (field, [low, high], most, legal) in [
+            (
+                "clip_frames",
+                self.clip_frames,
+                1000,
+                "low <= high, each 1 to 1000",
+            ),
+            (
+                "clip_stride",
+                self.clip_stride,
+                1000,
+                "low <= high, each 1 to 1000",
+            ),
+            (
+                "layer_objects",
+                self.layer_objects,
+                20,
+                "low <= high, each 1 to 20",
+            ),
+            (
+                "jpeg_quality",
+                self.jpeg_quality,
+                100,
+                "low <= high, each 1 to 100",
+            ),
+        ] {
+            if !(1 <= low && low <= high && high <= most) {
+                return illegal(field, format!("{:?}", [low, high]), legal);
+            }
+        }
+        for (field, value, most, legal) in [
+            ("noise_levels", self.noise_levels, 255.0, "0 to 255"),
+            ("shot_noise_levels", self.shot_noise_levels, 255.0, "0 to 255"),
+            ("read_noise_levels", self.read_noise_levels, 255.0, "0 to 255"),
+            ("pan_share", self.pan_share, 1.0, "0 to 1"),
+            ("clip_frame_share", self.clip_frame_share, 1.0, "0 to 1"),
+            ("scale_share", self.scale_share, 1.0, "0 to 1"),
+            ("saturation_share", self.saturation_share, 1.0, "0 to 1"),
+            ("jpeg_share", self.jpeg_share, 1.0, "0 to 1"),
+            (
+                "background_motion_share",
+                self.background_motion_share,
+                1.0,
+                "0 to 1",
+            ),
+        ] {
+            if !(0.0..=most).contains(&value) {
+                return illegal(field, value.to_string(), legal);
+            }
         }
         Ok(())
     }

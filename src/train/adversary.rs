@@ -48,7 +48,8 @@ impl Adversary {
         config: AdversarialConfig,
         model: &ModelConfig,
         base: &TensorMap,
-        (max_grad_norm, seed): (f64, u64),
+        max_grad_norm: f64,
+        seed: u64,
         device: Device,
     ) -> Result<Self> {
         let source = FromUnet {
@@ -135,7 +136,7 @@ mod tests {
             weight: 1.0,
             learning_rate: 1e-3,
         };
-        Adversary::new(config, &model, &TensorMap::new(), (1.0, 3), Device::Cpu).unwrap()
+        Adversary::new(config, &model, &TensorMap::new(), 1.0, 3, Device::Cpu).unwrap()
     }
 
     /// Latents of two kinds: stripes, and the same with less contrast.

@@ -110,8 +110,8 @@ impl Subject {
                     |name| Error::Train(format!("start = {name}, but the initial weights have none"));
                 let mut parameters = match train.start {
                     AdapterStart::Fresh => initial_adapter(&config, train.seed as u64)?,
-                    AdapterStart::LoraR => copies(lora_r.as_ref().ok_or_else(|| missing("lora_r"))?),
-                    AdapterStart::LoraS => copies(lora_s.as_ref().ok_or_else(|| missing("lora_s"))?),
+                    AdapterStart::LoraR => shared(lora_r.as_ref().ok_or_else(|| missing("lora_r"))?),
+                    AdapterStart::LoraS => shared(lora_s.as_ref().ok_or_else(|| missing("lora_s"))?),
                 };
                 let (prompt, frozen): (TensorMap, TensorMap) = base
                     .into_iter()
@@ -216,9 +216,9 @@ impl Subject {
     /// # Errors
     /// A file that cannot be written.
     pub fn save(&self, trained: &TensorMap, out: &Path) -> Result<PathBuf> {
-        let (mut lora_r, mut lora_s) = (self.lora_r.as_ref().map(copies), self.lora_s.as_ref().map(copies));
+        let (mut lora_r, mut lora_s) = (self.lora_r.as_ref().map(shared), self.lora_s.as_ref().map(shared));
         let base = match self.stage {
-            Stage::Base => copies(trained),
+            Stage::Base => shared(trained),
             Stage::Evae => {
                 let (second, own): (TensorMap, TensorMap) = shared(trained)
                     .into_iter()
@@ -351,11 +351,6 @@ fn initial_adapter(config: &ModelConfig, seed: u64) -> Result<TensorMap> {
         tensors.insert(name, tensor);
     }
     Ok(tensors)
-}
-
-/// Copies without history.
-pub(super) fn copies(map: &TensorMap) -> TensorMap {
-    map.iter().map(|(k, v)| (k.clone(), v.detach().copy())).collect()
 }
 
 /// The same tensors under the same names.

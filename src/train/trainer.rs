@@ -113,7 +113,6 @@ fn check_data(config: &TrainConfig, model: &ModelConfig, sources: &Sources) -> R
             crop_size: phase.crop_size,
             ..config.mix.clone()
         };
-        mix.validate()?;
         mix.check_sources(sources)?;
     }
     Ok(())
@@ -125,6 +124,7 @@ impl Trainer {
     /// # Errors
     /// An adapter stage without weights, weights of another configuration, a device or a network that is not there.
     pub fn new(config: TrainConfig, model: ModelConfig, sources: Arc<Sources>, setup: Setup) -> Result<Self> {
+        check_data(&config, &model, &sources)?;
         let (named, device) = device::resolve(setup.device)?;
         let (_, kind) = setup.precision.resolve(named);
         if kind == Kind::Half {
@@ -146,11 +146,11 @@ impl Trainer {
                 adversarial,
                 subject.config(),
                 &subject.base(),
-                (config.max_grad_norm, config.seed as u64),
+                config.max_grad_norm,
+                config.seed as u64,
                 device,
             )
         });
-        check_data(&config, subject.config(), &sources)?;
         Ok(Trainer {
             fixed: subject.fixed()?,
             ema: optimizer.parameters().copy(),
@@ -382,18 +382,21 @@ impl Trainer {
         let network = self.subject.network(&self.subject.parameters, self.kind)?;
         let passed = network.forward(&blurry, &sharp);
         let mut loss = self.losses.compute(&passed.image, &sharp);
-        let mut discriminator = None;
         if let (Some(adversary), Some((latents, prompt))) = (&self.adversary, &passed.latents) {
             let fooled = adversary.generator_loss(latents, prompt)?;
             loss.add("adversarial", adversary.weight(), &fooled);
+        }
+        let slots = self.optimizer.parameters().slots().iter();
+        let inputs: Vec<&Tensor> = slots.map(|slot| &self.subject.parameters[&slot.name]).collect();
+        let gradients = Tensor::f_run_backward(&[&loss.total], &inputs, false, false)?;
+        // After the model's backward pass, whose memory is free by then.
+        let mut discriminator = None;
+        if let (Some(adversary), Some((latents, prompt))) = (&self.adversary, &passed.latents) {
             let real = self.subject.sharp_latents(&sharp, self.kind)?;
             let (told, gradient) = adversary.discriminate(latents, &real, prompt)?;
             loss.note("discriminator", &told);
             discriminator = Some(gradient);
         }
-        let slots = self.optimizer.parameters().slots().iter();
-        let inputs: Vec<&Tensor> = slots.map(|slot| &self.subject.parameters[&slot.name]).collect();
-        let gradients = Tensor::f_run_backward(&[&loss.total], &inputs, false, false)?;
         Ok(Differentiated {
             gradient: self.optimizer.parameters().gather(&gradients),
             discriminator,
