@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::nn::NormKind;
+use crate::nn::{BlockKind, NormKind};
 use crate::{Error, Result};
 
 /// Everything that shapes a model.
@@ -31,6 +31,9 @@ pub struct VaeConfig {
     /// Blocks per level of the decoder; diffusers has one more than in the encoder.
     pub decoder_layers_per_block: usize,
     pub norm: NormKind,
+    /// What its levels are made of.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub block: BlockKind,
     /// The two residual blocks in the middle of encoder and decoder.
     pub mid_block: bool,
     /// Self-attention in the middle, which sees the whole image.
@@ -59,6 +62,9 @@ pub struct UnetConfig {
     pub num_attention_heads: Vec<i64>,
     pub cross_attention_dim: i64,
     pub norm: NormKind,
+    /// What its levels are made of.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub block: BlockKind,
     /// Width of the time embedding; diffusers has four times the first level's width.
     pub time_embed_dim: i64,
     /// Inner width of the feed-forward layers, in multiples of the level's width (diffusers: 4).
@@ -118,6 +124,10 @@ pub enum WeightsDtype {
     F32,
     F16,
     Bf16,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl VaeConfig {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use osdd::config::{ModelConfig, PredictionType, SchedulerConfig, UnetConfig, VaeConfig};
 use osdd::model::{Evae, OneStep, UNet2DConditionModel, alphas_cumprod, parameter_shapes};
-use osdd::nn::{NormKind, Params, TensorMap};
+use osdd::nn::{BlockKind, NormKind, Params, TensorMap};
 use osdd::weights::{EndPoints, Weights};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
@@ -67,6 +67,7 @@ fn unet_config() -> UnetConfig {
     let widths = numbers(&config["block_out_channels"]);
     let types = config["down_block_types"].as_array().unwrap();
     UnetConfig {
+        block: BlockKind::Resnet,
         cross_attention: types.iter().map(|t| t == "CrossAttnDownBlock2D").collect(),
         layers_per_block: config["layers_per_block"].as_u64().unwrap() as usize,
         // diffusers calls the number of heads by this name.
@@ -86,6 +87,7 @@ fn vae_config(skip_layers: usize) -> VaeConfig {
     let config = &json("vae_tiny.json")["config"];
     let layers = config["layers_per_block"].as_u64().unwrap() as usize;
     VaeConfig {
+        block: BlockKind::Resnet,
         latent_channels: config["latent_channels"].as_i64().unwrap(),
         block_out_channels: numbers(&config["block_out_channels"]),
         layers_per_block: layers,

@@ -3,10 +3,10 @@
 use tch::Tensor;
 
 use super::Observer;
-use super::encoder::{EPS, UNetMidBlock2D, resnet_shape};
+use super::encoder::{EPS, UNetMidBlock2D, block_shape};
 use crate::Result;
 use crate::config::VaeConfig;
-use crate::nn::{Conv2d, ImageNorm, Params, ResnetBlock2D, Upsample2D};
+use crate::nn::{Block2D, BlockKind, Conv2d, ImageNorm, Params, Upsample2D, unpatchify};
 
 /// A few convolutions on one level's encoder features, on their way to the decoder.
 pub struct SkipBlock {
@@ -16,8 +16,14 @@ pub struct SkipBlock {
 impl SkipBlock {
     /// # Errors
     /// A parameter that is missing or of another shape.
-    pub fn new(p: &Params, channels: i64, layers: usize) -> Result<Self> {
-        let convs = (1..=layers).map(|i| Conv2d::new(&p.pp(format!("conv{i}")), channels, channels, 3));
+    pub fn new(p: &Params, kind: BlockKind, channels: i64, layers: usize) -> Result<Self> {
+        let convs = (1..=layers).map(|i| {
+            let p = p.pp(format!("conv{i}"));
+            match kind {
+                BlockKind::Resnet => Conv2d::new(&p, channels, channels, 3),
+                BlockKind::Gated => Conv2d::joining(&p, channels, channels, channels),
+            }
+        });
         Ok(SkipBlock {
             convs: convs.collect::<Result<_>>()?,
         })
@@ -32,7 +38,7 @@ impl SkipBlock {
 
 /// One resolution level: residual blocks, the first with a skip, then an upsampler on all but the last.
 struct UpDecoderBlock2D {
-    resnets: Vec<ResnetBlock2D>,
+    resnets: Vec<Block2D>,
     upsampler: Option<Upsample2D>,
 }
 
@@ -59,12 +65,16 @@ impl Decoder {
             let skip = if config.has_skip(last - i) { width } else { 0 };
             let resnets = (0..config.decoder_layers_per_block).map(|j| {
                 let (inputs, skip) = if j == 0 { (before, skip) } else { (width, 0) };
-                ResnetBlock2D::new(&p.pp("resnets").pp(j), resnet_shape(config, inputs, width, skip))
+                Block2D::new(
+                    &p.pp("resnets").pp(j),
+                    config.block,
+                    block_shape(config, inputs, width, skip),
+                )
             });
             up_blocks.push(UpDecoderBlock2D {
                 resnets: resnets.collect::<Result<_>>()?,
                 upsampler: if i < last {
-                    Some(Upsample2D::new(&p.pp("upsamplers.0"), width)?)
+                    Some(Upsample2D::new(&p.pp("upsamplers.0"), config.block, width)?)
                 } else {
                     None
                 },
@@ -78,7 +88,12 @@ impl Decoder {
             Conv2d::new
         };
         Ok(Decoder {
-            conv_in: Conv2d::new(&p.pp("conv_in"), config.latent_channels, top, 3)?,
+            conv_in: Conv2d::new(
+                &p.pp("conv_in"),
+                config.latent_channels,
+                top,
+                config.block.kernel_between(),
+            )?,
             mid_block: if config.mid_block {
                 Some(UNetMidBlock2D::new(&p.pp("mid_block"), config, top)?)
             } else {
@@ -114,7 +129,7 @@ impl Decoder {
         let h = self.conv_out.forward(&self.conv_norm_out.forward(&h).silu());
         match self.patch_size {
             1 => h,
-            patch => super::evae::unpatchify(&h, patch),
+            patch => unpatchify(&h, patch),
         }
     }
 }

@@ -5,35 +5,35 @@ use tch::Tensor;
 use super::Observer;
 use crate::Result;
 use crate::config::VaeConfig;
-use crate::nn::{AttnBlock, Conv2d, Downsample2D, ImageNorm, Params, ResnetBlock2D, ResnetShape};
+use crate::nn::{AttnBlock, Block2D, BlockShape, Conv2d, Downsample2D, ImageNorm, Params, patchify};
 
 /// GroupNorm epsilon of Stable Diffusion's autoencoder.
 pub(super) const EPS: f64 = 1e-6;
 
 /// One resolution level: residual blocks, then a downsampler on all but the last.
 struct DownEncoderBlock2D {
-    resnets: Vec<ResnetBlock2D>,
+    resnets: Vec<Block2D>,
     downsampler: Option<Downsample2D>,
 }
 
 /// Two residual blocks with attention between them.
 pub(super) struct UNetMidBlock2D {
-    first: ResnetBlock2D,
+    first: Block2D,
     attention: Option<AttnBlock>,
-    second: ResnetBlock2D,
+    second: Block2D,
 }
 
 impl UNetMidBlock2D {
     pub(super) fn new(p: &Params, config: &VaeConfig, channels: i64) -> Result<Self> {
-        let shape = resnet_shape(config, channels, channels, 0);
+        let shape = block_shape(config, channels, channels, 0);
         Ok(UNetMidBlock2D {
-            first: ResnetBlock2D::new(&p.pp("resnets.0"), shape)?,
+            first: Block2D::new(&p.pp("resnets.0"), config.block, shape)?,
             attention: if config.mid_attention {
                 Some(AttnBlock::new(&p.pp("attentions.0"), channels, config.norm, EPS)?)
             } else {
                 None
             },
-            second: ResnetBlock2D::new(&p.pp("resnets.1"), shape)?,
+            second: Block2D::new(&p.pp("resnets.1"), config.block, shape)?,
         })
     }
 
@@ -46,8 +46,8 @@ impl UNetMidBlock2D {
     }
 }
 
-pub(super) fn resnet_shape(config: &VaeConfig, inputs: i64, outputs: i64, skip: i64) -> ResnetShape {
-    ResnetShape {
+pub(super) fn block_shape(config: &VaeConfig, inputs: i64, outputs: i64, skip: i64) -> BlockShape {
+    BlockShape {
         in_channels: inputs,
         out_channels: outputs,
         skip_channels: skip,
@@ -80,12 +80,21 @@ impl Encoder {
             let before = widths[level.saturating_sub(1)];
             let resnets = (0..config.layers_per_block).map(|i| {
                 let inputs = if i == 0 { before } else { width };
-                ResnetBlock2D::new(&p.pp("resnets").pp(i), resnet_shape(config, inputs, width, 0))
+                Block2D::new(
+                    &p.pp("resnets").pp(i),
+                    config.block,
+                    block_shape(config, inputs, width, 0),
+                )
             });
             down_blocks.push(DownEncoderBlock2D {
                 resnets: resnets.collect::<Result<_>>()?,
                 downsampler: if level < last {
-                    Some(Downsample2D::new(&p.pp("downsamplers.0"), width, true)?)
+                    Some(Downsample2D::new(
+                        &p.pp("downsamplers.0"),
+                        config.block,
+                        width,
+                        true,
+                    )?)
                 } else {
                     None
                 },
@@ -101,7 +110,12 @@ impl Encoder {
                 None
             },
             conv_norm_out: ImageNorm::new(&p.pp("conv_norm_out"), config.norm, top, EPS)?,
-            conv_out: Conv2d::new(&p.pp("conv_out"), top, 2 * config.latent_channels, 3)?,
+            conv_out: Conv2d::new(
+                &p.pp("conv_out"),
+                top,
+                2 * config.latent_channels,
+                config.block.kernel_between(),
+            )?,
             patch_size: config.patch_size,
         })
     }
@@ -110,7 +124,7 @@ impl Encoder {
     pub fn forward(&self, x: &Tensor, observer: Observer) -> (Tensor, Vec<Tensor>) {
         let mut h = match self.patch_size {
             1 => self.conv_in.forward(x),
-            patch => self.conv_in.forward(&super::evae::patchify(x, patch)),
+            patch => self.conv_in.forward(&patchify(x, patch)),
         };
         observer(format_args!("encoder.conv_in"), &h);
         let mut features = Vec::with_capacity(self.down_blocks.len());

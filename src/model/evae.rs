@@ -77,7 +77,7 @@ impl Evae {
         let levels = config.block_out_channels.iter().enumerate();
         for (level, &width) in levels.filter(|(level, _)| config.has_skip(*level)) {
             let p = p.pp("skip_blocks").pp(level);
-            skip_blocks.push(SkipBlock::new(&p, width, config.skip_layers)?);
+            skip_blocks.push(SkipBlock::new(&p, config.block, width, config.skip_layers)?);
         }
         Ok(Evae {
             encoder: LatentEncoder::new(p, config)?,
@@ -115,25 +115,4 @@ impl Evae {
         observer(format_args!("post_quant_conv"), &z);
         self.decoder.forward(&z, skips, observer)
     }
-}
-
-/// `[B, C, H, W]` to `[B, patch² C, H/patch, W/patch]`, channels-last, channel order (row, column, C).
-pub(super) fn patchify(x: &Tensor, patch: i64) -> Tensor {
-    let (b, c, h, w) = x.size4().expect("an image has four dimensions");
-    x.permute([0, 2, 3, 1])
-        .reshape([b, h / patch, patch, w / patch, patch * c])
-        .transpose(2, 3)
-        .reshape([b, h / patch, w / patch, patch * patch * c])
-        .permute([0, 3, 1, 2])
-}
-
-/// The inverse of [`patchify`].
-pub(super) fn unpatchify(x: &Tensor, patch: i64) -> Tensor {
-    let (b, c, h, w) = x.size4().expect("a feature map has four dimensions");
-    let c = c / (patch * patch);
-    x.permute([0, 2, 3, 1])
-        .reshape([b, h, w, patch, patch * c])
-        .transpose(2, 3)
-        .reshape([b, h * patch, w * patch, c])
-        .permute([0, 3, 1, 2])
 }

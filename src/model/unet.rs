@@ -6,7 +6,7 @@ use super::Observer;
 use super::unet_blocks::{DownBlock2D, MidBlock2DCrossAttn, UpBlock2D};
 use crate::Result;
 use crate::config::UnetConfig;
-use crate::nn::{Conv2d, ImageNorm, Linear, Params};
+use crate::nn::{BlockKind, Conv2d, ImageNorm, Linear, Params};
 
 /// UNet of Stable Diffusion 2.1's structure; names as in diffusers' class of this name.
 pub struct UNet2DConditionModel {
@@ -49,9 +49,10 @@ impl UNet2DConditionModel {
             up_blocks.push(UpBlock2D::new(&p, config, level, inputs, &skips, level > 0)?);
             inputs = widths[level];
         }
+        let kernel = config.block.kernel_between();
         let t = p.pp("time_embedding");
         Ok(UNet2DConditionModel {
-            conv_in: Conv2d::new(&p.pp("conv_in"), latent_channels, first, 3)?,
+            conv_in: Conv2d::new(&p.pp("conv_in"), latent_channels, first, kernel)?,
             time_embedding: (
                 Linear::new(&t.pp("linear_1"), first, temb, true)?,
                 Linear::new(&t.pp("linear_2"), temb, temb, true)?,
@@ -60,7 +61,11 @@ impl UNet2DConditionModel {
             mid_block: MidBlock2DCrossAttn::new(&p.pp("mid_block"), config)?,
             up_blocks,
             conv_norm_out: ImageNorm::new(&p.pp("conv_norm_out"), config.norm, first, EPS)?,
-            conv_out: Conv2d::new(&p.pp("conv_out"), first, latent_channels, 3)?,
+            conv_out: match config.block {
+                BlockKind::Resnet => Conv2d::new(&p.pp("conv_out"), first, latent_channels, kernel)?,
+                // No noise at first: the latents go through as they are.
+                BlockKind::Gated => Conv2d::zeroed(&p.pp("conv_out"), first, latent_channels, kernel)?,
+            },
             time_channels: first,
         })
     }

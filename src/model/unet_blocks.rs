@@ -6,21 +6,25 @@ use super::unet::EPS;
 use crate::Result;
 use crate::config::UnetConfig;
 use crate::nn::{
-    Downsample2D, Params, ResnetBlock2D, ResnetShape, Transformer2DModel, TransformerShape, Upsample2D,
+    Block2D, BlockShape, Downsample2D, Params, Transformer2DModel, TransformerShape, Upsample2D,
 };
 
-fn resnet(p: &Params, config: &UnetConfig, in_channels: i64, out_channels: i64) -> Result<ResnetBlock2D> {
-    ResnetBlock2D::new(
-        p,
-        ResnetShape {
-            in_channels,
-            out_channels,
-            skip_channels: 0,
-            temb_channels: Some(config.time_embed_dim),
-            norm: config.norm,
-            eps: EPS,
-        },
-    )
+fn block(
+    p: &Params,
+    config: &UnetConfig,
+    in_channels: i64,
+    residual_channels: i64,
+    out_channels: i64,
+) -> Result<Block2D> {
+    let shape = BlockShape {
+        in_channels,
+        out_channels,
+        skip_channels: residual_channels,
+        temb_channels: Some(config.time_embed_dim),
+        norm: config.norm,
+        eps: EPS,
+    };
+    Block2D::with_residual(p, config.block, shape)
 }
 
 fn transformer(p: &Params, config: &UnetConfig, level: usize) -> Result<Transformer2DModel> {
@@ -39,15 +43,23 @@ fn transformer(p: &Params, config: &UnetConfig, level: usize) -> Result<Transfor
 
 /// A residual block, followed by attention on levels that have it.
 struct Layer {
-    resnet: ResnetBlock2D,
+    resnet: Block2D,
     attention: Option<Transformer2DModel>,
 }
 
 impl Layer {
-    fn new(p: &Params, config: &UnetConfig, level: usize, index: usize, inputs: i64) -> Result<Self> {
+    /// `residual`: channels that come from the way down, 0 on the way down itself.
+    fn new(
+        p: &Params,
+        config: &UnetConfig,
+        level: usize,
+        index: usize,
+        inputs: i64,
+        residual: i64,
+    ) -> Result<Self> {
         let width = config.block_out_channels[level];
         Ok(Layer {
-            resnet: resnet(&p.pp("resnets").pp(index), config, inputs, width)?,
+            resnet: block(&p.pp("resnets").pp(index), config, inputs, residual, width)?,
             attention: if config.cross_attention[level] {
                 Some(transformer(&p.pp("attentions").pp(index), config, level)?)
             } else {
@@ -56,8 +68,11 @@ impl Layer {
         })
     }
 
-    fn forward(&self, x: &Tensor, temb: &Tensor, prompt: &Tensor) -> Tensor {
-        let h = self.resnet.forward(x, None, Some(temb));
+    fn forward(&self, x: &Tensor, residual: Option<&Tensor>, temb: &Tensor, prompt: &Tensor) -> Tensor {
+        let h = match residual {
+            Some(residual) => self.resnet.forward_residual(x, residual, Some(temb)),
+            None => self.resnet.forward(x, None, Some(temb)),
+        };
         match &self.attention {
             Some(attention) => attention.forward(&h, prompt),
             None => h,
@@ -81,11 +96,16 @@ impl DownBlock2D {
     ) -> Result<Self> {
         let width = config.block_out_channels[level];
         let layers = (0..config.layers_per_block)
-            .map(|i| Layer::new(p, config, level, i, if i == 0 { inputs } else { width }));
+            .map(|i| Layer::new(p, config, level, i, if i == 0 { inputs } else { width }, 0));
         Ok(DownBlock2D {
             layers: layers.collect::<Result<_>>()?,
             downsampler: if downsample {
-                Some(Downsample2D::new(&p.pp("downsamplers.0"), width, false)?)
+                Some(Downsample2D::new(
+                    &p.pp("downsamplers.0"),
+                    config.block,
+                    width,
+                    false,
+                )?)
             } else {
                 None
             },
@@ -101,7 +121,7 @@ impl DownBlock2D {
     ) -> Tensor {
         let mut h = x.shallow_clone();
         for layer in &self.layers {
-            h = layer.forward(&h, temb, prompt);
+            h = layer.forward(&h, None, temb, prompt);
             residuals.push(h.shallow_clone());
         }
         if let Some(downsampler) = &self.downsampler {
@@ -114,9 +134,9 @@ impl DownBlock2D {
 
 /// Residual block, attention, residual block at the lowest resolution.
 pub(super) struct MidBlock2DCrossAttn {
-    first: ResnetBlock2D,
+    first: Block2D,
     attention: Transformer2DModel,
-    second: ResnetBlock2D,
+    second: Block2D,
 }
 
 impl MidBlock2DCrossAttn {
@@ -124,9 +144,9 @@ impl MidBlock2DCrossAttn {
         let level = config.block_out_channels.len() - 1;
         let width = config.block_out_channels[level];
         Ok(MidBlock2DCrossAttn {
-            first: resnet(&p.pp("resnets.0"), config, width, width)?,
+            first: block(&p.pp("resnets.0"), config, width, 0, width)?,
             attention: transformer(&p.pp("attentions.0"), config, level)?,
-            second: resnet(&p.pp("resnets.1"), config, width, width)?,
+            second: block(&p.pp("resnets.1"), config, width, 0, width)?,
         })
     }
 
@@ -156,12 +176,12 @@ impl UpBlock2D {
         let width = config.block_out_channels[level];
         let layers = skips.iter().rev().enumerate().map(|(i, skip)| {
             let before = if i == 0 { inputs } else { width };
-            Layer::new(p, config, level, i, before + skip)
+            Layer::new(p, config, level, i, before, *skip)
         });
         Ok(UpBlock2D {
             layers: layers.collect::<Result<_>>()?,
             upsampler: if upsample {
-                Some(Upsample2D::new(&p.pp("upsamplers.0"), width)?)
+                Some(Upsample2D::new(&p.pp("upsamplers.0"), config.block, width)?)
             } else {
                 None
             },
@@ -178,7 +198,7 @@ impl UpBlock2D {
         let mut h = x.shallow_clone();
         for layer in &self.layers {
             let residual = residuals.pop().expect("one residual a layer");
-            h = layer.forward(&Tensor::cat(&[h, residual], 1), temb, prompt);
+            h = layer.forward(&h, Some(&residual), temb, prompt);
         }
         match (&self.upsampler, residuals.last()) {
             // As diffusers: to the size of what it will be joined with, which is odd where the halving rounded up.

@@ -39,6 +39,7 @@ pub struct Conv2d {
     bias: Tensor,
     stride: i64,
     padding: i64,
+    groups: i64,
 }
 
 impl Conv2d {
@@ -59,12 +60,37 @@ impl Conv2d {
         Self::with_init(p, in_channels, out_channels, kernel, Init::Zeros)
     }
 
+    /// A 1x1 convolution that joins a feature map of `first` channels with one of the other `in_channels - first`, and starts
+    /// as their sum, channel by channel.
+    ///
+    /// # Errors
+    /// A parameter that is missing or of another shape.
+    pub fn joining(p: &Params, first: i64, in_channels: i64, out_channels: i64) -> Result<Self> {
+        Ok(Conv2d {
+            weight: p.get("weight", &[out_channels, in_channels, 1, 1], Init::Sum(first))?,
+            ..Self::zeroed(p, in_channels, out_channels, 1)?
+        })
+    }
+
+    /// Each channel with a kernel of its own: `weight` is `[channels, 1, kernel, kernel]`.
+    ///
+    /// # Errors
+    /// A parameter that is missing or of another shape.
+    pub fn depthwise(p: &Params, channels: i64, kernel: i64) -> Result<Self> {
+        let one = Self::with_init(p, 1, channels, kernel, Init::FanIn(kernel * kernel))?;
+        Ok(Conv2d {
+            groups: channels,
+            ..one
+        })
+    }
+
     fn with_init(p: &Params, in_channels: i64, out_channels: i64, k: i64, init: Init) -> Result<Self> {
         Ok(Conv2d {
             weight: p.get("weight", &[out_channels, in_channels, k, k], init)?,
             bias: p.get("bias", &[out_channels], init)?,
             stride: 1,
             padding: k / 2,
+            groups: 1,
         })
     }
 
@@ -78,8 +104,17 @@ impl Conv2d {
     }
 
     pub fn forward(&self, x: &Tensor) -> Tensor {
+        self.with_bias(x, &self.bias)
+    }
+
+    /// The output plus `shift` `[1, out]` at every pixel, for the cost of the convolution alone.
+    pub fn forward_shifted(&self, x: &Tensor, shift: &Tensor) -> Tensor {
+        self.with_bias(x, &(&self.bias + shift.view([-1])))
+    }
+
+    fn with_bias(&self, x: &Tensor, bias: &Tensor) -> Tensor {
         let (stride, padding) = ([self.stride; 2], [self.padding; 2]);
-        x.conv2d(&self.weight, Some(&self.bias), stride, padding, [1, 1], 1)
+        x.conv2d(&self.weight, Some(bias), stride, padding, [1, 1], self.groups)
     }
 }
 

@@ -5,6 +5,8 @@
 
 mod attention;
 mod basic;
+mod block;
+mod gated;
 mod norm;
 mod params;
 mod resnet;
@@ -14,8 +16,10 @@ mod transformer;
 pub use attention::{Attention, AttnBlock};
 pub use basic::{Conv2d, Linear, channels_last};
 pub(crate) use basic::{from_memory_order, memory_order};
+pub use block::{Block2D, BlockKind, BlockShape};
+pub use gated::GatedBlock2D;
 pub use norm::{ImageNorm, LayerNorm, NormKind};
 pub use params::{Init, Initializer, Params, Shapes, Source, TensorMap};
-pub use resnet::{ResnetBlock2D, ResnetShape};
-pub use sample::{Downsample2D, Upsample2D};
+pub use resnet::ResnetBlock2D;
+pub use sample::{Downsample2D, Upsample2D, patchify, unpatchify};
 pub use transformer::{Transformer2DModel, TransformerShape};

@@ -23,6 +23,9 @@ pub enum Init {
     FanIn(i64),
     /// Normal with this standard deviation.
     Normal(f64),
+    /// For a 1x1 convolution that joins two feature maps, the first of this many channels: output channel j starts as the
+    /// sum of channel j of both.
+    Sum(i64),
 }
 
 impl Init {
@@ -46,6 +49,12 @@ impl Init {
             Init::FanIn(fan_in) => {
                 let bound = (1.0 / (fan_in as f64).sqrt()) as f32;
                 random(&|rng| bound * (2.0 * rng.random::<f32>() - 1.0))
+            }
+            Init::Sum(first) => {
+                let (outputs, inputs) = (shape[0], shape[1]);
+                let is_summed = |i: i64| i % inputs == i / inputs || i % inputs == first + i / inputs;
+                let values: Vec<f32> = (0..outputs * inputs).map(|i| f32::from(is_summed(i))).collect();
+                Ok(Tensor::f_from_slice(&values)?.f_view(shape)?)
             }
             // Twelve uniform numbers have a variance of one; `ln` and `cos` would differ between machines.
             Init::Normal(std) => {
@@ -188,6 +197,9 @@ mod tests {
         assert!(uniform.abs().max().double_value(&[]) <= 0.25);
         let normal = made(Init::Normal(0.02), 0, "a");
         assert!((normal.std(true).double_value(&[]) - 0.02).abs() < 0.0005);
+        let sum = Init::Sum(3).values(0, "a", &[2, 5, 1, 1]).unwrap();
+        let expected = [1.0f32, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0];
+        assert_eq!(sum.view([10]), Tensor::from_slice(&expected));
         assert!(normal.mean(Kind::Float).double_value(&[]).abs() < 0.001);
         assert_eq!(normal, made(Init::Normal(0.02), 0, "a"));
         assert_ne!(normal, made(Init::Normal(0.02), 0, "b"));

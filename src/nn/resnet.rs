@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use super::{Conv2d, ImageNorm, Linear, NormKind, Params};
+use super::{BlockShape, Conv2d, ImageNorm, Linear, Params};
 use crate::Result;
 
 /// `x + conv2(silu(norm2(conv1(silu(norm1(x))) + time)))`, with a 1x1 shortcut where the width changes.
@@ -18,23 +18,11 @@ pub struct ResnetBlock2D {
     conv_shortcut: Option<Conv2d>,
 }
 
-/// Widths and norm of a [`ResnetBlock2D`].
-#[derive(Clone, Copy)]
-pub struct ResnetShape {
-    pub in_channels: i64,
-    pub out_channels: i64,
-    pub skip_channels: i64,
-    /// Width of the time embedding; `None` in the autoencoder.
-    pub temb_channels: Option<i64>,
-    pub norm: NormKind,
-    pub eps: f64,
-}
-
 impl ResnetBlock2D {
     /// # Errors
     /// A parameter that is missing or of another shape.
-    pub fn new(p: &Params, shape: ResnetShape) -> Result<Self> {
-        let ResnetShape {
+    pub fn new(p: &Params, shape: BlockShape) -> Result<Self> {
+        let BlockShape {
             in_channels,
             out_channels,
             skip_channels,
@@ -64,10 +52,10 @@ impl ResnetBlock2D {
         if let Some(skip) = skip {
             h = Tensor::cat(&[&h, skip], 1);
         }
-        h = self.conv1.forward(&h);
-        if let (Some(proj), Some(temb)) = (&self.time_emb_proj, temb) {
-            h += proj.forward(&temb.silu()).unsqueeze(-1).unsqueeze(-1);
-        }
+        h = match (&self.time_emb_proj, temb) {
+            (Some(proj), Some(temb)) => self.conv1.forward_shifted(&h, &proj.forward(&temb.silu())),
+            _ => self.conv1.forward(&h),
+        };
         h = self.conv2.forward(&self.norm2.forward(&h).silu());
         match (&self.conv_shortcut, skip) {
             (Some(shortcut), Some(skip)) => h + shortcut.forward(&Tensor::cat(&[x, skip], 1)),

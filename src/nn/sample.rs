@@ -2,48 +2,74 @@
 
 use tch::Tensor;
 
-use super::{Conv2d, Params};
+use super::{BlockKind, Conv2d, Params};
 use crate::Result;
 
-/// Strided 3x3 convolution that halves height and width.
+/// Strided convolution that halves height and width.
 pub struct Downsample2D {
     conv: Conv2d,
-    pad_end: bool,
+    padding: Padding,
+}
+
+/// Zeros around the image, beside those of the convolution itself.
+enum Padding {
+    None,
+    /// Right and bottom.
+    End,
+    /// Right and bottom, where the size is odd.
+    ToEven,
 }
 
 impl Downsample2D {
-    /// The UNet pads every side by one pixel; the autoencoder (`pad_end`) only right and bottom.
+    /// 3x3, for resnet blocks: the UNet pads every side by one pixel; the autoencoder (`pad_end`) only right and bottom.
+    /// 2x2 for gated blocks; an odd size is padded by one pixel.
     ///
     /// # Errors
     /// A parameter that is missing or of another shape.
-    pub fn new(p: &Params, channels: i64, pad_end: bool) -> Result<Self> {
-        let conv = Conv2d::new(&p.pp("conv"), channels, channels, 3)?;
-        Ok(Downsample2D {
-            conv: conv.strided(2, if pad_end { 0 } else { 1 }),
-            pad_end,
+    pub fn new(p: &Params, kind: BlockKind, channels: i64, pad_end: bool) -> Result<Self> {
+        let p = p.pp("conv");
+        Ok(match kind {
+            BlockKind::Resnet => Downsample2D {
+                conv: Conv2d::new(&p, channels, channels, 3)?.strided(2, if pad_end { 0 } else { 1 }),
+                padding: if pad_end { Padding::End } else { Padding::None },
+            },
+            BlockKind::Gated => Downsample2D {
+                conv: Conv2d::new(&p, channels, channels, 2)?.strided(2, 0),
+                padding: Padding::ToEven,
+            },
         })
     }
 
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        if self.pad_end {
-            self.conv.forward(&x.constant_pad_nd([0, 1, 0, 1]))
-        } else {
-            self.conv.forward(x)
+        let (_, _, height, width) = x.size4().expect("a feature map has four dimensions");
+        let (right, bottom) = match self.padding {
+            Padding::None => (0, 0),
+            Padding::End => (1, 1),
+            Padding::ToEven => (width % 2, height % 2),
+        };
+        match (right, bottom) {
+            (0, 0) => self.conv.forward(x),
+            _ => self.conv.forward(&x.constant_pad_nd([0, right, 0, bottom])),
         }
     }
 }
 
-/// Nearest-neighbour doubling, then a 3x3 convolution.
-pub struct Upsample2D {
-    conv: Conv2d,
+/// Doubling of height and width.
+pub enum Upsample2D {
+    /// Nearest neighbours, then a 3x3 convolution.
+    Nearest(Conv2d),
+    /// A 1x1 convolution to four times the channels, which become 2x2 pixels each (Shi et al. 2016).
+    Shuffle(Conv2d),
 }
 
 impl Upsample2D {
     /// # Errors
     /// A parameter that is missing or of another shape.
-    pub fn new(p: &Params, channels: i64) -> Result<Self> {
-        Ok(Upsample2D {
-            conv: Conv2d::new(&p.pp("conv"), channels, channels, 3)?,
+    pub fn new(p: &Params, kind: BlockKind, channels: i64) -> Result<Self> {
+        let p = p.pp("conv");
+        Ok(match kind {
+            BlockKind::Resnet => Upsample2D::Nearest(Conv2d::new(&p, channels, channels, 3)?),
+            BlockKind::Gated => Upsample2D::Shuffle(Conv2d::new(&p, channels, 4 * channels, 1)?),
         })
     }
 
@@ -54,7 +80,33 @@ impl Upsample2D {
 
     /// To this size, where halving had rounded up.
     pub fn to_size(&self, x: &Tensor, height: i64, width: i64) -> Tensor {
-        self.conv
-            .forward(&x.upsample_nearest2d([height, width], None, None))
+        match self {
+            Upsample2D::Nearest(conv) => conv.forward(&x.upsample_nearest2d([height, width], None, None)),
+            Upsample2D::Shuffle(conv) => {
+                let doubled = unpatchify(&conv.forward(x), 2);
+                doubled.narrow(2, 0, height).narrow(3, 0, width)
+            }
+        }
     }
+}
+
+/// `[B, C, H, W]` to `[B, patch² C, H/patch, W/patch]`, channels-last, channel order (row, column, C).
+pub fn patchify(x: &Tensor, patch: i64) -> Tensor {
+    let (b, c, h, w) = x.size4().expect("an image has four dimensions");
+    x.permute([0, 2, 3, 1])
+        .reshape([b, h / patch, patch, w / patch, patch * c])
+        .transpose(2, 3)
+        .reshape([b, h / patch, w / patch, patch * patch * c])
+        .permute([0, 3, 1, 2])
+}
+
+/// The inverse of [`patchify`].
+pub fn unpatchify(x: &Tensor, patch: i64) -> Tensor {
+    let (b, c, h, w) = x.size4().expect("a feature map has four dimensions");
+    let c = c / (patch * patch);
+    x.permute([0, 2, 3, 1])
+        .reshape([b, h, w, patch, patch * c])
+        .transpose(2, 3)
+        .reshape([b, h * patch, w * patch, c])
+        .permute([0, 3, 1, 2])
 }

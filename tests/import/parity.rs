@@ -6,7 +6,7 @@ use osdd::config::{ModelConfig, PredictionType, SchedulerConfig, UnetConfig, Vae
 use osdd::engine::{Device, Engine, EngineConfig};
 use osdd::frame::{Frame, PixelFormat};
 use osdd::model::OsddModel;
-use osdd::nn::{NormKind, Params};
+use osdd::nn::{BlockKind, NormKind, Params};
 use osdd::weights::{DiffusersFolder, ImportOptions, Weights};
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
@@ -228,6 +228,7 @@ fn other_sizes_of_the_family_are_taken_over() {
     );
     let mut expected = options().config.unwrap();
     expected.unet = UnetConfig {
+        block: BlockKind::Resnet,
         block_out_channels: vec![8, 12],
         cross_attention: vec![false, true],
         layers_per_block: 1,
@@ -238,6 +239,7 @@ fn other_sizes_of_the_family_are_taken_over() {
         ..expected.unet
     };
     expected.vae = VaeConfig {
+        block: BlockKind::Resnet,
         block_out_channels: vec![6, 8, 12, 12],
         layers_per_block: 1,
         decoder_layers_per_block: 2,

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::layout::{Json, Layout};
 use super::wrong;
 use crate::config::{ModelConfig, PredictionType, SchedulerConfig, UnetConfig, VaeConfig};
-use crate::nn::NormKind;
+use crate::nn::{BlockKind, NormKind};
 use crate::{Error, Result};
 
 /// diffusers' files say what they can; skips, prompt, timestep, adapters and dtype are the template's. Departures from the
@@ -91,6 +91,7 @@ fn unet(json: &Json, latent_channels: i64) -> Result<UnetConfig> {
         return Err(fields.refuse("up_block_types", "the mirror image of down_block_types"));
     }
     let config = UnetConfig {
+        block: BlockKind::Resnet,
         cross_attention,
         layers_per_block: fields.uniform("layers_per_block", json!(2), levels)? as usize,
         // diffusers has the number of heads under this name, and keeps it for the sake of old files.
@@ -136,6 +137,7 @@ fn vae(json: &Json, template: &VaeConfig) -> Result<VaeConfig> {
     }
     let layers = fields.integer("layers_per_block", json!(1))? as usize;
     let config = VaeConfig {
+        block: BlockKind::Resnet,
         latent_channels: fields.integer("latent_channels", json!(4))?,
         layers_per_block: layers,
         decoder_layers_per_block: layers + 1,
