@@ -45,7 +45,7 @@ impl Restorer {
             },
             model,
             weights,
-            tiles: TiledPass::new(config, shared.config().size_multiple(), torch_device, kind),
+            tiles: TiledPass::new(config, shared.config().size_multiple(), torch_device),
             device: torch_device,
         })
     }

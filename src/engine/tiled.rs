@@ -18,7 +18,6 @@ pub(super) struct TiledPass {
     batch: usize,
     multiple: usize,
     device: Device,
-    kind: Kind,
     plan: Option<Plan>,
 }
 
@@ -35,7 +34,7 @@ struct Plan {
 }
 
 impl TiledPass {
-    pub fn new(config: &EngineConfig, multiple: usize, device: Device, kind: Kind) -> Self {
+    pub fn new(config: &EngineConfig, multiple: usize, device: Device) -> Self {
         let auto = match device {
             Device::Cpu => 1,
             _ => AUTO_BATCH_CUDA,
@@ -50,7 +49,6 @@ impl TiledPass {
             },
             multiple,
             device,
-            kind,
             plan: None,
         }
     }
@@ -68,7 +66,6 @@ impl TiledPass {
     ) -> Result<(Tensor, usize)> {
         let (_, _, height, width) = image.size4()?;
         let batch = self.batch;
-        let kind = self.kind;
         let plan = self.plan_for(width as usize, height as usize)?;
         let start = Instant::now();
         let mut padded = image.shallow_clone();
@@ -81,14 +78,14 @@ impl TiledPass {
         times.blend += start.elapsed();
 
         let output = if let [_] = plan.tiles[..] {
-            timed_forward(model, &padded.f_to_kind(kind)?, times)?
+            timed_forward(model, &padded, times)?
         } else {
             let joined = padded.f_zeros_like()?;
             for group in plan.tiles.chunks(batch) {
                 let cut = Instant::now();
                 let pieces = group.iter().map(|tile| cut_out(&padded, tile));
                 let pieces = pieces.collect::<Result<Vec<_>>>()?;
-                let pieces = Tensor::f_cat(&pieces, 0)?.f_to_kind(kind)?;
+                let pieces = Tensor::f_cat(&pieces, 0)?;
                 times.blend += cut.elapsed();
                 let outputs = timed_forward(model, &pieces, times)?;
                 let join = Instant::now();
@@ -168,7 +165,7 @@ mod tests {
             tile_batch: 3,
             ..EngineConfig::default()
         };
-        let mut pass = TiledPass::new(&config, 8, Device::Cpu, Kind::Float);
+        let mut pass = TiledPass::new(&config, 8, Device::Cpu);
         for (width, height) in [(1, 1), (5, 200), (64, 64), (65, 130), (201, 77)] {
             let image = Tensor::rand([1, 3, height, width], (Kind::Float, Device::Cpu)) * 2.0 - 1.0;
             let image = crate::nn::channels_last(&image);

@@ -16,6 +16,7 @@ use std::fmt::Arguments;
 use tch::Tensor;
 
 pub use discriminator::LatentDiscriminator;
+use evae::Encoded;
 pub use evae::{Evae, LatentEncoder};
 pub use scheduler::{OneStep, alphas_cumprod};
 pub use unet::UNet2DConditionModel;
@@ -67,23 +68,27 @@ impl OsddModel {
 
     /// Blurry image `[B, 3, H, W]` in [-1, 1] to its restoration, same shape and range but not clamped.
     ///
-    /// H and W must be multiples of [`ModelConfig::size_multiple`].
+    /// H and W must be multiples of [`ModelConfig::size_multiple`]. The image may be more precise than the model's weights:
+    /// a residual output is added to the image as it came, so that bf16 does not round away what the model leaves alone.
     pub fn forward(&self, x_l: &Tensor) -> Tensor {
         self.restore(x_l).image
     }
 
     /// As [`OsddModel::forward`], with the restored latents.
     pub fn restore(&self, x_l: &Tensor) -> Restored {
-        let x_l = channels_last(x_l);
-        let encoded = self.vae.encode(&x_l);
+        let encoded = self.encode(x_l);
         let noise = self
             .unet
             .forward(&encoded.latents, self.timestep as f64, &self.prompt);
         let z_h = self.step.denoise(&encoded.latents, &noise);
         Restored {
-            image: self.decode(&z_h, &encoded.skips, &x_l),
+            image: self.decode(&z_h, &encoded.skips, x_l),
             latents: z_h,
         }
+    }
+
+    fn encode(&self, x_l: &Tensor) -> Encoded {
+        self.vae.encode(&channels_last(&x_l.to_kind(self.prompt.kind())))
     }
 
     /// Latents and skips to the image; `x_l` is the image that the skips come from.
@@ -94,9 +99,7 @@ impl OsddModel {
 
     /// The eVAE alone, as stage 1 trains it: skips from the blurry image `x_l`, `latents` of the sharp one.
     pub fn reconstruct(&self, x_l: &Tensor, latents: &Tensor) -> Tensor {
-        let x_l = channels_last(x_l);
-        let skips = self.vae.encode(&x_l).skips;
-        self.decode(latents, &skips, &x_l)
+        self.decode(latents, &self.encode(x_l).skips, x_l)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
+use super::flat::Flat;
 use super::optimizer::{Optimizer, clip};
 use super::{AdversarialConfig, OptimizerKind};
 use crate::Result;
@@ -59,7 +60,7 @@ impl Adversary {
         LatentDiscriminator::new(&Params::new(&source), &model.unet, model.vae.latent_channels)?;
         let made = source.random.into_tensors();
         let made = made.into_iter().map(|(name, t)| (name, t.to_device(device)));
-        let optimizer = Optimizer::new(OptimizerKind::AdamW, 0.0, &made.collect())?;
+        let optimizer = Optimizer::new(OptimizerKind::AdamW, Kind::Float, 0.0, &made.collect())?;
         let views = optimizer.parameters().views().into_iter();
         Ok(Adversary {
             parameters: views.map(|(name, t)| (name, t.set_requires_grad(true))).collect(),
@@ -106,7 +107,7 @@ impl Adversary {
         let slots = self.optimizer.parameters().slots().iter();
         let inputs: Vec<&Tensor> = slots.map(|slot| &self.parameters[&slot.name]).collect();
         let gradients = Tensor::f_run_backward(&[&loss], &inputs, false, false)?;
-        Ok((loss.detach(), self.optimizer.parameters().gather(&gradients)))
+        Ok((loss.detach(), Flat::gather(&gradients)))
     }
 
     /// One update. A gradient that is not finite counts as zero, without waiting for the device to know.

@@ -88,13 +88,19 @@ impl Flat {
         self.slots.iter().map(view).collect()
     }
 
+    /// As [`Flat::views`], ready to be differentiated with respect to.
+    pub fn leaves(&self) -> TensorMap {
+        let views = self.views().into_iter();
+        views.map(|(name, t)| (name, t.set_requires_grad(true))).collect()
+    }
+
     fn view(&self, slot: &Slot) -> Tensor {
         let row = self.buffer.detach().narrow(0, slot.offset, slot.length);
         from_memory_order(&row, &slot.shape)
     }
 
     /// One row of numbers from tensors in the order of [`Flat::slots`].
-    pub fn gather(&self, tensors: &[Tensor]) -> Tensor {
+    pub fn gather(tensors: &[Tensor]) -> Tensor {
         let rows: Vec<Tensor> = tensors.iter().map(memory_order).collect();
         Tensor::cat(&rows, 0)
     }
@@ -138,7 +144,7 @@ mod tests {
             .iter()
             .map(|s| tensors[&s.name].shallow_clone())
             .collect();
-        assert_eq!(&flat.gather(&in_order), flat.buffer());
+        assert_eq!(&Flat::gather(&in_order), flat.buffer());
         let _ = flat.buffer().shallow_clone().zero_();
         assert_eq!(views["a.weight"].abs().max().double_value(&[]), 0.0);
         flat.load(&tensors).unwrap();

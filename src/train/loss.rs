@@ -43,6 +43,18 @@ impl LossTerms {
         }
     }
 
+    /// Every term and the total, multiplied by `factor`.
+    pub fn times(&self, factor: f64) -> LossTerms {
+        LossTerms {
+            total: self.total.detach() * factor,
+            terms: self
+                .terms
+                .iter()
+                .map(|(name, term)| (*name, term * factor))
+                .collect(),
+        }
+    }
+
     /// The values of all terms and of the total, divided by `count`, and that of `norm`, in one transfer.
     pub fn values(&self, count: f64, norm: &Tensor) -> (Vec<(&'static str, f64)>, f64, f64) {
         let mut all: Vec<Tensor> = self.terms.iter().map(|(_, term)| term.view([-1])).collect();
@@ -67,6 +79,15 @@ impl Losses {
             sobel: Sobel::new(device),
             perceptual: perceptual.transpose()?,
         })
+    }
+
+    pub fn config(&self) -> LossConfig {
+        self.config
+    }
+
+    /// Whether every term compares pixel with pixel or block with block, without a network.
+    pub fn is_of_pixels(&self) -> bool {
+        self.perceptual.is_none()
     }
 
     /// `output` and `truth` `[B, 3, H, W]` in [0, 1].

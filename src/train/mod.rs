@@ -7,6 +7,7 @@
 mod adversary;
 mod checkpoint;
 mod config;
+mod differentiate;
 mod flat;
 mod loss;
 mod optimizer;

@@ -16,6 +16,8 @@ const MUON_ADAM_RATIO: f64 = 0.05;
 /// Parameters in one buffer, with AdamW or Muon over them.
 pub(super) struct Optimizer {
     kind: OptimizerKind,
+    /// Arithmetic in which matrices are orthogonalised.
+    precision: Kind,
     weight_decay: f64,
     parameters: Flat,
     /// First moments, or Muon's momentum.
@@ -32,11 +34,17 @@ pub(super) struct Optimizer {
 }
 
 impl Optimizer {
-    /// Takes copies of the parameters; [`Optimizer::parameters`] has what is trained from now on.
+    /// Takes copies of the parameters; [`Optimizer::parameters`] has what is trained from now on. Parameters and state are
+    /// float32; of `precision` are Muon's matrix products, whose result is an approximation anyway.
     ///
     /// # Errors
     /// Not enough memory.
-    pub fn new(kind: OptimizerKind, weight_decay: f64, parameters: &TensorMap) -> Result<Self> {
+    pub fn new(
+        kind: OptimizerKind,
+        precision: Kind,
+        weight_decay: f64,
+        parameters: &TensorMap,
+    ) -> Result<Self> {
         let order = |name: &str, shape: &[i64]| match shape {
             [rows, rest @ ..] if uses_muon(kind, name, shape.len()) => (0, *rows, rest.iter().product()),
             _ if shape.len() > 1 => (1, 0, 0),
@@ -66,6 +74,7 @@ impl Optimizer {
         }
         Ok(Optimizer {
             kind,
+            precision,
             weight_decay,
             first: parameters.zeros_like(),
             second: parameters.zeros_like(),
@@ -142,7 +151,8 @@ impl Optimizer {
         let groups = self.groups.iter().map(|&(offset, count, rows, columns)| {
             let matrices = nesterov.narrow(0, offset, count * rows * columns);
             let scale = (rows.max(columns) as f64).sqrt() * 0.2;
-            (orthogonalised(&matrices.view([count, rows, columns])) * scale).reshape([-1])
+            let update = orthogonalised(&matrices.view([count, rows, columns]), self.precision);
+            (update * scale).reshape([-1])
         });
         Tensor::cat(&groups.collect::<Vec<_>>(), 0)
     }
@@ -195,7 +205,7 @@ fn adam(first: &mut Tensor, second: &mut Tensor, gradient: &Tensor, beta_2: f64,
 }
 
 /// Five quintic Newton-Schulz steps, which move all singular values of each of `[N, rows, columns]` close to one.
-fn orthogonalised(matrices: &Tensor) -> Tensor {
+fn orthogonalised(matrices: &Tensor, precision: Kind) -> Tensor {
     let (a, b, c) = (3.4445, -4.7750, 2.0315);
     let (_, rows, columns) = matrices.size3().expect("a batch of matrices");
     let wide = rows <= columns;
@@ -207,12 +217,13 @@ fn orthogonalised(matrices: &Tensor) -> Tensor {
     let squares = x
         .square()
         .sum_dim_intlist([1i64, 2].as_slice(), true, Kind::Float);
-    x = &x / (squares.sqrt() + 1e-7);
+    x = (&x / (squares.sqrt() + 1e-7)).to_kind(precision);
     for _ in 0..5 {
         let gram = x.bmm(&x.transpose(1, 2));
         let polynomial = gram.baddbmm(&gram, &gram, b, c);
         x = x.baddbmm(&polynomial, &x, a, 1.0);
     }
+    let x = x.to_kind(Kind::Float);
     if wide { x } else { x.transpose(1, 2) }
 }
 
@@ -236,8 +247,13 @@ mod tests {
     #[test]
     fn orthogonalised_has_singular_values_near_one() {
         tch::manual_seed(1);
-        for shape in [[3, 8, 24], [2, 24, 8]] {
-            let x = orthogonalised(&Tensor::randn(shape, OPTIONS));
+        let cases = [
+            ([3, 8, 24], Kind::Float),
+            ([2, 24, 8], Kind::Float),
+            ([2, 24, 8], Kind::BFloat16),
+        ];
+        for (shape, precision) in cases {
+            let x = orthogonalised(&Tensor::randn(shape, OPTIONS), precision);
             assert_eq!(x.size(), shape);
             let gram = if shape[1] < shape[2] {
                 x.bmm(&x.transpose(1, 2))
@@ -253,9 +269,9 @@ mod tests {
     fn matrices_of_one_size_do_not_disturb_each_other() {
         tch::manual_seed(4);
         let matrices = Tensor::randn([3, 6, 10], OPTIONS);
-        let together = orthogonalised(&matrices);
+        let together = orthogonalised(&matrices, Kind::Float);
         for i in 0..3 {
-            let alone = orthogonalised(&(matrices.narrow(0, i, 1) * 100.0));
+            let alone = orthogonalised(&(matrices.narrow(0, i, 1) * 100.0), Kind::Float);
             assert!((together.narrow(0, i, 1) - alone).abs().max().double_value(&[]) < 1e-4);
         }
     }
@@ -273,7 +289,7 @@ mod tests {
                 .iter()
                 .map(|(name, t)| (name.clone(), t.zeros_like()))
                 .collect();
-            let mut optimizer = Optimizer::new(kind, 0.0, &zeros).unwrap();
+            let mut optimizer = Optimizer::new(kind, Kind::Float, 0.0, &zeros).unwrap();
             let goal = |o: &Optimizer| {
                 let in_order: Vec<Tensor> = o
                     .parameters()
@@ -281,14 +297,14 @@ mod tests {
                     .iter()
                     .map(|s| target[&s.name].copy())
                     .collect();
-                o.parameters().gather(&in_order)
+                Flat::gather(&in_order)
             };
             let distance = |o: &Optimizer| (o.parameters().buffer() - goal(o)).square().sum(Kind::Float);
             let before = distance(&optimizer).double_value(&[]);
             for step in 1..=300 {
                 if step == 150 {
                     let (state, values) = (optimizer.state(), optimizer.parameters().copy().views());
-                    optimizer = Optimizer::new(kind, 0.0, &values).unwrap();
+                    optimizer = Optimizer::new(kind, Kind::Float, 0.0, &values).unwrap();
                     optimizer.load_state(&state, step - 1).unwrap();
                 }
                 let gradient = (optimizer.parameters().buffer() - goal(&optimizer)) * 2.0;
@@ -314,7 +330,7 @@ mod tests {
                 ("encoder.conv_in.weight".to_owned(), Tensor::ones([4, 4], OPTIONS)),
                 ("c.bias".to_owned(), Tensor::ones([4], OPTIONS)),
             ]);
-            let mut optimizer = Optimizer::new(kind, 0.5, &ones).unwrap();
+            let mut optimizer = Optimizer::new(kind, Kind::Float, 0.5, &ones).unwrap();
             let still = optimizer.parameters().buffer().zeros_like();
             optimizer.step(&still, 0.1).unwrap();
             let views = optimizer.parameters().views();

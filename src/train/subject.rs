@@ -52,10 +52,10 @@ pub(super) struct Passed {
 impl Network {
     /// `blurry` and `sharp` `[B, 3, H, W]` in [0, 1]; only stage 1 looks at `sharp`.
     pub fn forward(&self, blurry: &Tensor, sharp: &Tensor) -> Passed {
-        let signed = |x: &Tensor| (x * 2.0 - 1.0).to_kind(self.kind);
+        let signed = |x: &Tensor| x * 2.0 - 1.0;
         let unsigned = |x: &Tensor| (x.to_kind(Kind::Float) + 1.0) / 2.0;
         if let Some(encoder) = &self.encoder {
-            let latents = encoder.latents(&signed(sharp));
+            let latents = encoder.latents(&signed(sharp).to_kind(self.kind));
             return Passed {
                 image: unsigned(&self.model.reconstruct(&signed(blurry), &latents)),
                 latents: None,
@@ -141,10 +141,7 @@ impl Subject {
 
     /// Takes what is trained, by name; gradients are with respect to these tensors.
     pub fn train(&mut self, parameters: TensorMap) {
-        let leaves = parameters
-            .into_iter()
-            .map(|(name, t)| (name, t.set_requires_grad(true)));
-        self.parameters = leaves.collect();
+        self.parameters = parameters;
     }
 
     pub fn config(&self) -> &ModelConfig {

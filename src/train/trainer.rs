@@ -9,8 +9,9 @@ use tch::{Kind, Tensor};
 
 use super::adversary::Adversary;
 use super::checkpoint::{self, Groups, State};
+use super::differentiate::{Differentiated, in_shares};
 use super::flat::Flat;
-use super::loss::{LossTerms, Losses};
+use super::loss::Losses;
 use super::optimizer::{Optimizer, clip};
 use super::subject::Subject;
 use super::validate::Restorer;
@@ -51,6 +52,8 @@ pub struct Trainer {
     sources: Arc<Sources>,
     device: tch::Device,
     kind: Kind,
+    /// Threads of the caller, for what is not cut into shares.
+    threads: i32,
     iteration: u64,
     next_sample: u64,
     bad_steps: u32,
@@ -79,24 +82,6 @@ pub struct Progress {
 pub enum Verdict {
     Continue,
     Stop,
-}
-
-/// Losses of one or more batches, and flat gradients, summed.
-struct Differentiated {
-    gradient: Tensor,
-    discriminator: Option<Tensor>,
-    loss: LossTerms,
-}
-
-impl Differentiated {
-    fn plus(self, other: Self) -> Self {
-        let discriminator = self.discriminator.zip(other.discriminator);
-        Differentiated {
-            gradient: self.gradient + other.gradient,
-            discriminator: discriminator.map(|(a, b)| a + b),
-            loss: self.loss.plus(&other.loss),
-        }
-    }
 }
 
 /// Whether every phase can be served, before the first one begins.
@@ -139,8 +124,8 @@ impl Trainer {
             setup.latent_encoder.as_deref(),
             device,
         )?;
-        let optimizer = Optimizer::new(config.optimizer, config.weight_decay, &initial)?;
-        subject.train(optimizer.parameters().views());
+        let optimizer = Optimizer::new(config.optimizer, kind, config.weight_decay, &initial)?;
+        subject.train(optimizer.parameters().leaves());
         let adversary = config.loss.adversarial.map(|adversarial| {
             Adversary::new(
                 adversarial,
@@ -162,6 +147,7 @@ impl Trainer {
             sources,
             device,
             kind,
+            threads: tch::get_num_threads(),
             iteration: 0,
             next_sample: 0,
             bad_steps: 0,
@@ -262,6 +248,7 @@ impl Trainer {
     /// A failure of the device.
     pub fn validate(&self, sets: &[ValidationSet]) -> Result<Vec<Score>> {
         let _no_grad = tch::no_grad_guard();
+        tch::set_num_threads(self.threads);
         let restorer = self.restorer()?;
         sets.iter().map(|set| set.score(&restorer)).collect()
     }
@@ -273,6 +260,7 @@ impl Trainer {
     /// A failure of the device.
     pub fn samples(&self, sets: &[ValidationSet]) -> Result<Option<Image8>> {
         let _no_grad = tch::no_grad_guard();
+        tch::set_num_threads(self.threads);
         super::samples::sheet(sets, &self.restorer()?)
     }
 
@@ -379,6 +367,13 @@ impl Trainer {
             self.upload(&batch.blurry, phase),
             self.upload(&batch.sharp, phase),
         );
+        let shares = self.shares(phase.batch_size);
+        if shares > 1 {
+            // What is left to this thread is short: with threads of its own it would mostly wait for them.
+            tch::set_num_threads(1);
+            let (parameters, batch) = (self.optimizer.parameters(), [&blurry, &sharp]);
+            return in_shares(&self.subject, parameters, &self.losses, self.kind, batch, shares);
+        }
         let network = self.subject.network(&self.subject.parameters, self.kind)?;
         let passed = network.forward(&blurry, &sharp);
         let mut loss = self.losses.compute(&passed.image, &sharp);
@@ -398,10 +393,19 @@ impl Trainer {
             discriminator = Some(gradient);
         }
         Ok(Differentiated {
-            gradient: self.optimizer.parameters().gather(&gradients),
+            gradient: Flat::gather(&gradients),
             discriminator,
             loss,
         })
+    }
+
+    /// How many shares a batch is cut into: one a core on a CPU, where the loss needs no network; else one.
+    fn shares(&self, batch_size: usize) -> usize {
+        let separable = self.losses.is_of_pixels() && self.adversary.is_none();
+        match self.device {
+            tch::Device::Cpu if separable => (self.threads as usize).clamp(1, batch_size),
+            _ => 1,
+        }
     }
 
     fn count_bad_step(&mut self) -> Result<()> {

@@ -163,6 +163,7 @@ pub(crate) fn run(args: TrainArgs) -> anyhow::Result<()> {
     })?;
     if interrupted {
         trainer.save_checkpoint(&checkpoint)?;
+        trainer.save_model(&args.out)?;
         report::note(format_args!(
             "stopped after iteration {}; --resume goes on from {}",
             trainer.iteration(),
