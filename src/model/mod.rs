@@ -3,6 +3,7 @@
 //! A model is cheap to build from tensors that exist: it holds references to them, so merging the adapters in place
 //! changes the model too.
 
+mod cost;
 mod decoder;
 mod discriminator;
 mod encoder;
@@ -15,6 +16,7 @@ use std::fmt::Arguments;
 
 use tch::Tensor;
 
+pub use cost::operations_per_pixel;
 pub use discriminator::LatentDiscriminator;
 use evae::Encoded;
 pub use evae::{Evae, LatentEncoder};

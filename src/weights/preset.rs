@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::Weights;
 use super::file::NamedBytes;
+use crate::config::ModelConfig;
+use crate::model::operations_per_pixel;
 use crate::{Error, Result};
 
 /// `nano` is part of every binary, so that nothing has to be found on disk.
@@ -22,6 +24,8 @@ pub struct ModelInfo {
     /// Size of the weight files.
     pub bytes: u64,
     /// FNV-1a of the weight files, 64 bits in hexadecimal.
+    /// Operations of one pass over 256x256 pixels in GFLOP, by the configuration; none where that cannot be read.
+    pub gflop: Option<f64>,
     pub checksum: String,
 }
 
@@ -88,7 +92,7 @@ fn built_in() -> [NamedBytes<'static>; 1] {
 
 /// The built-in model and those in the model folders; a folder that is broken is left out with a warning.
 pub fn installed_models() -> Vec<ModelInfo> {
-    let mut models = vec![info("nano", "built in", &built_in())];
+    let mut models = vec![info("nano", "built in", NANO_CONFIG, &built_in())];
     for folder in model_folders() {
         let Ok(entries) = std::fs::read_dir(&folder) else {
             continue;
@@ -98,7 +102,10 @@ pub fn installed_models() -> Vec<ModelInfo> {
         for dir in dirs.iter().filter(|dir| dir.join("config.json").is_file()) {
             let name = dir.file_name().unwrap_or_default().to_string_lossy();
             match weight_files(dir) {
-                Ok(files) => models.push(info(&name, &dir.display().to_string(), &files)),
+                Ok(files) => {
+                    let config = std::fs::read_to_string(dir.join("config.json")).unwrap_or_default();
+                    models.push(info(&name, &dir.display().to_string(), &config, &files));
+                }
                 Err(error) => tracing::warn!("model {} left out: {error}", dir.display()),
             }
         }
@@ -118,7 +125,7 @@ fn weight_files(dir: &Path) -> std::io::Result<Vec<NamedBytes<'static>>> {
     Ok(files)
 }
 
-fn info(name: &str, origin: &str, files: &[NamedBytes]) -> ModelInfo {
+fn info(name: &str, origin: &str, config: &str, files: &[NamedBytes]) -> ModelInfo {
     let tensors = |(_, bytes): &NamedBytes| {
         let header = safetensors::SafeTensors::deserialize(bytes);
         header.map_or(0, |file| {
@@ -136,6 +143,10 @@ fn info(name: &str, origin: &str, files: &[NamedBytes]) -> ModelInfo {
         origin: origin.into(),
         parameters: files.iter().map(tensors).sum(),
         bytes: files.iter().map(|(_, bytes)| bytes.len() as u64).sum(),
+        gflop: ModelConfig::from_json(config, name)
+            .and_then(|config| operations_per_pixel(&config))
+            .ok()
+            .map(|operations| operations * 65536.0 / 1e9),
         checksum: format!("{hash:016x}"),
     }
 }

@@ -15,6 +15,7 @@ struct Model {
     origin: String,
     parameters: u64,
     bytes: u64,
+    gflop_per_256x256: Option<f64>,
     checksum: String,
 }
 
@@ -26,6 +27,7 @@ pub(crate) fn run(args: ModelsArgs) -> Result<()> {
             origin: model.origin,
             parameters: model.parameters,
             bytes: model.bytes,
+            gflop_per_256x256: model.gflop,
             checksum: model.checksum,
         })
         .collect();
@@ -45,17 +47,20 @@ pub(crate) fn run(args: ModelsArgs) -> Result<()> {
     let mut table = String::new();
     writeln!(
         table,
-        "{:name_width$}  {:origin_width$}  {:>12}  {:>10}  checksum",
-        "name", "origin", "parameters", "size"
+        "{:name_width$}  {:origin_width$}  {:>12}  {:>10}  {:>11}  checksum",
+        "name", "origin", "parameters", "size", "256x256"
     )?;
     for model in &models {
         writeln!(
             table,
-            "{:name_width$}  {:origin_width$}  {:>10.2} M  {:>7.1} MB  {}",
+            "{:name_width$}  {:origin_width$}  {:>10.2} M  {:>7.1} MB  {:>11}  {}",
             model.name,
             model.origin,
             model.parameters as f64 / 1e6,
             model.bytes as f64 / 1e6,
+            model
+                .gflop_per_256x256
+                .map_or_else(|| "-".into(), |gflop| format!("{gflop:.2} GFLOP")),
             model.checksum
         )?;
     }
