@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use osdd::nn::{
-    Block2D, BlockKind, BlockShape, Downsample2D, Initializer, NormKind, Params, TensorMap, Upsample2D,
+    Block2D, BlockKind, BlockShape, Downsample2D, Initializer, NormKind, Params, Source, TensorMap,
+    Upsample2D,
 };
 use tch::{Kind, Tensor};
 
@@ -63,7 +64,11 @@ fn resampling_matches_pytorch_also_at_odd_sizes() {
 #[test]
 fn an_untrained_block_passes_on_the_sum_of_input_and_skip() {
     let init = Initializer::new(3);
-    let block = Block2D::new(&Params::new(&init), BlockKind::Gated, shape(5, 4, 3, None)).unwrap();
+    let made =
+        |source: &dyn Source| Block2D::new(&Params::new(source), BlockKind::Gated, shape(5, 4, 3, None));
+    made(&init).unwrap();
+    // From what would be saved and trained, not from what the first block holds.
+    let block = made(&init.into_tensors()).unwrap();
     let options = (Kind::Float, tch::Device::Cpu);
     let (x, skip) = (
         Tensor::randn([1, 5, 6, 6], options),

@@ -1,6 +1,6 @@
 //! Linear and convolution layers.
 
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 use super::{Init, Params};
 use crate::Result;
@@ -66,10 +66,7 @@ impl Conv2d {
     /// # Errors
     /// A parameter that is missing or of another shape.
     pub fn joining(p: &Params, first: i64, in_channels: i64, out_channels: i64) -> Result<Self> {
-        Ok(Conv2d {
-            weight: p.get("weight", &[out_channels, in_channels, 1, 1], Init::Sum(first))?,
-            ..Self::zeroed(p, in_channels, out_channels, 1)?
-        })
+        Self::with_init(p, in_channels, out_channels, 1, Init::Sum(first))
     }
 
     /// Each channel with a kernel of its own: `weight` is `[channels, 1, kernel, kernel]`.
@@ -85,9 +82,13 @@ impl Conv2d {
     }
 
     fn with_init(p: &Params, in_channels: i64, out_channels: i64, k: i64, init: Init) -> Result<Self> {
+        let bias = match init {
+            Init::Sum(_) => Init::Zeros,
+            init => init,
+        };
         Ok(Conv2d {
             weight: p.get("weight", &[out_channels, in_channels, k, k], init)?,
-            bias: p.get("bias", &[out_channels], init)?,
+            bias: p.get("bias", &[out_channels], bias)?,
             stride: 1,
             padding: k / 2,
             groups: 1,
@@ -114,7 +115,24 @@ impl Conv2d {
 
     fn with_bias(&self, x: &Tensor, bias: &Tensor) -> Tensor {
         let (stride, padding) = ([self.stride; 2], [self.padding; 2]);
+        if self.is_slow(x)
+            && let Ok(y) =
+                x.f_mkldnn_convolution(&self.weight, Some(bias), padding, stride, [1, 1], self.groups)
+        {
+            return y;
+        }
         x.conv2d(&self.weight, Some(bias), stride, padding, [1, 1], self.groups)
+    }
+
+    /// On one thread libtorch keeps 1x1 convolutions of float32 from oneDNN: a rule from a time when that was slower. Today it
+    /// makes them several times slower themselves.
+    fn is_slow(&self, x: &Tensor) -> bool {
+        self.padding == 0
+            && self.stride == 1
+            && x.device() == Device::Cpu
+            && x.kind() == Kind::Float
+            && tch::get_num_threads() == 1
+            && tch::utils::has_mkldnn()
     }
 }
 
@@ -136,5 +154,28 @@ pub(crate) fn from_memory_order(row: &Tensor, shape: &[i64]) -> Tensor {
     match *shape {
         [out, inputs, height, width] => row.view([out, height, width, inputs]).permute([0, 3, 1, 2]),
         _ => row.view(shape),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::Initializer;
+
+    #[test]
+    fn one_thread_convolves_as_many_do_and_learns_the_same() {
+        let init = Initializer::new(1);
+        let conv = Conv2d::new(&Params::new(&init), 24, 40, 1).unwrap();
+        let passed = |threads| {
+            tch::set_num_threads(threads);
+            let x = Tensor::arange(24 * 30 * 20, (Kind::Float, Device::Cpu)).sin();
+            let x = channels_last(&x.view([1, 24, 30, 20])).set_requires_grad(true);
+            let y = conv.forward(&x);
+            let gradient = Tensor::run_backward(&[y.square().sum(Kind::Float)], &[&x], false, false);
+            [y.detach(), gradient[0].shallow_clone()]
+        };
+        for (one, two) in passed(1).iter().zip(passed(2)) {
+            assert!((one - &two).abs().max().double_value(&[]) < 1e-4 * two.abs().max().double_value(&[]));
+        }
     }
 }
