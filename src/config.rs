@@ -65,7 +65,8 @@ pub struct UnetConfig {
     /// What its levels are made of.
     #[serde(default, skip_serializing_if = "is_default")]
     pub block: BlockKind,
-    /// Width of the time embedding; diffusers has four times the first level's width.
+    /// Width of the time embedding; diffusers has four times the first level's width. 0 is a departure: no embedding. At one
+    /// fixed timestep it adds a constant to the biases, which can learn that themselves.
     pub time_embed_dim: i64,
     /// Inner width of the feed-forward layers, in multiples of the level's width (diffusers: 4).
     pub ff_mult: i64,
@@ -130,6 +131,13 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
+impl UnetConfig {
+    /// Width of the time embedding, if there is one.
+    pub fn temb_channels(&self) -> Option<i64> {
+        (self.time_embed_dim > 0).then_some(self.time_embed_dim)
+    }
+}
+
 impl VaeConfig {
     /// Whether the features of a level, counted from the highest resolution, reach the decoder.
     pub fn has_skip(&self, level: usize) -> bool {
@@ -173,7 +181,6 @@ impl ModelConfig {
             ("vae.patch_size", vae.patch_size),
             ("unet.layers_per_block", unet.layers_per_block as i64),
             ("unet.cross_attention_dim", unet.cross_attention_dim),
-            ("unet.time_embed_dim", unet.time_embed_dim),
             ("unet.ff_mult", unet.ff_mult),
             ("prompt.tokens", self.prompt.tokens),
             ("lora.rank", self.lora.rank),
@@ -203,6 +210,12 @@ impl ModelConfig {
                     "width {width} is not a multiple of {heads} attention heads"
                 ));
             }
+        }
+        if unet.time_embed_dim < 0 {
+            return Err(format!(
+                "unet.time_embed_dim = {}, must be at least 0",
+                unet.time_embed_dim
+            ));
         }
         if unet.block_out_channels[0] % 2 != 0 {
             return Err("the first UNet width must be even, for the time embedding".into());

@@ -14,7 +14,7 @@ pub struct LatentDiscriminator {
     conv_in: Conv2d,
     down_block: DownBlock2D,
     mlp: (Linear, Linear),
-    temb_channels: i64,
+    temb_channels: Option<i64>,
 }
 
 impl LatentDiscriminator {
@@ -25,13 +25,18 @@ impl LatentDiscriminator {
     pub fn new(p: &Params, config: &UnetConfig, latent_channels: i64) -> Result<Self> {
         let width = config.block_out_channels[0];
         Ok(LatentDiscriminator {
-            conv_in: Conv2d::new(&p.pp("conv_in"), latent_channels, width, 3)?,
+            conv_in: Conv2d::new(
+                &p.pp("conv_in"),
+                latent_channels,
+                width,
+                config.block.kernel_between(),
+            )?,
             down_block: DownBlock2D::new(&p.pp("down_blocks.0"), config, 0, width, true)?,
             mlp: (
                 Linear::new(&p.pp("mlp.0"), width, width, true)?,
                 Linear::new(&p.pp("mlp.2"), width, 1, true)?,
             ),
-            temb_channels: config.time_embed_dim,
+            temb_channels: config.temb_channels(),
         })
     }
 
@@ -39,9 +44,14 @@ impl LatentDiscriminator {
     ///
     /// There is no noise on what it sees, so its time embedding is zero.
     pub fn forward(&self, latents: &Tensor, prompt: &Tensor) -> Tensor {
-        let temb = latents.new_zeros([1, self.temb_channels], (latents.kind(), latents.device()));
+        let options = (latents.kind(), latents.device());
+        let temb = self
+            .temb_channels
+            .map(|channels| latents.new_zeros([1, channels], options));
         let h = self.conv_in.forward(latents);
-        let h = self.down_block.forward(&h, &temb, prompt, &mut Vec::new());
+        let h = self
+            .down_block
+            .forward(&h, temb.as_ref(), prompt, &mut Vec::new());
         let (hidden, out) = &self.mlp;
         out.forward(&hidden.forward(&h.permute([0, 2, 3, 1])).silu())
     }

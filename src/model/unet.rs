@@ -11,7 +11,8 @@ use crate::nn::{BlockKind, Conv2d, ImageNorm, Linear, Params};
 /// UNet of Stable Diffusion 2.1's structure; names as in diffusers' class of this name.
 pub struct UNet2DConditionModel {
     conv_in: Conv2d,
-    time_embedding: (Linear, Linear),
+    /// Absent where `time_embed_dim` is 0.
+    time_embedding: Option<(Linear, Linear)>,
     down_blocks: Vec<DownBlock2D>,
     mid_block: MidBlock2DCrossAttn,
     up_blocks: Vec<UpBlock2D>,
@@ -29,7 +30,6 @@ impl UNet2DConditionModel {
     pub fn new(p: &Params, config: &UnetConfig, latent_channels: i64) -> Result<Self> {
         let widths = &config.block_out_channels;
         let (levels, first, last) = (widths.len(), widths[0], widths[widths.len() - 1]);
-        let temb = config.time_embed_dim;
         let mut down_blocks = Vec::new();
         // Widths of the residuals that the up blocks take back, last first.
         let mut residuals = vec![first];
@@ -53,10 +53,13 @@ impl UNet2DConditionModel {
         let t = p.pp("time_embedding");
         Ok(UNet2DConditionModel {
             conv_in: Conv2d::new(&p.pp("conv_in"), latent_channels, first, kernel)?,
-            time_embedding: (
-                Linear::new(&t.pp("linear_1"), first, temb, true)?,
-                Linear::new(&t.pp("linear_2"), temb, temb, true)?,
-            ),
+            time_embedding: match config.temb_channels() {
+                Some(temb) => Some((
+                    Linear::new(&t.pp("linear_1"), first, temb, true)?,
+                    Linear::new(&t.pp("linear_2"), temb, temb, true)?,
+                )),
+                None => None,
+            },
             down_blocks,
             mid_block: MidBlock2DCrossAttn::new(&p.pp("mid_block"), config)?,
             up_blocks,
@@ -78,31 +81,34 @@ impl UNet2DConditionModel {
     /// As [`UNet2DConditionModel::forward`], showing each block's output to `observer` under the block's name.
     pub fn observed(&self, z_t: &Tensor, timestep: f64, prompt: &Tensor, observer: Observer) -> Tensor {
         let temb = self.embed_time(timestep, prompt);
-        observer(format_args!("time_embedding"), &temb);
+        let temb = temb.as_ref();
+        if let Some(temb) = temb {
+            observer(format_args!("time_embedding"), temb);
+        }
         let mut h = self.conv_in.forward(z_t);
         observer(format_args!("conv_in"), &h);
         let mut residuals = vec![h.shallow_clone()];
         for (i, block) in self.down_blocks.iter().enumerate() {
-            h = block.forward(&h, &temb, prompt, &mut residuals);
+            h = block.forward(&h, temb, prompt, &mut residuals);
             observer(format_args!("down_blocks.{i}"), &h);
         }
-        h = self.mid_block.forward(&h, &temb, prompt);
+        h = self.mid_block.forward(&h, temb, prompt);
         observer(format_args!("mid_block"), &h);
         for (i, block) in self.up_blocks.iter().enumerate() {
-            h = block.forward(&h, &temb, prompt, &mut residuals);
+            h = block.forward(&h, temb, prompt, &mut residuals);
             observer(format_args!("up_blocks.{i}"), &h);
         }
         self.conv_out.forward(&self.conv_norm_out.forward(&h).silu())
     }
 
     /// Sinusoidal embedding of t (cosines first), through two linear layers: `[1, time_embed_dim]`.
-    fn embed_time(&self, timestep: f64, like: &Tensor) -> Tensor {
+    fn embed_time(&self, timestep: f64, like: &Tensor) -> Option<Tensor> {
+        let (linear_1, linear_2) = self.time_embedding.as_ref()?;
         let half = self.time_channels / 2;
         let options = (Kind::Float, like.device());
         let exponent = Tensor::arange(half, options) * (-(10000f64.ln()) / half as f64);
         let angles = exponent.exp() * timestep;
         let sinusoid = Tensor::cat(&[angles.cos(), angles.sin()], 0).unsqueeze(0);
-        let (linear_1, linear_2) = &self.time_embedding;
-        linear_2.forward(&linear_1.forward(&sinusoid.to_kind(like.kind())).silu())
+        Some(linear_2.forward(&linear_1.forward(&sinusoid.to_kind(like.kind())).silu()))
     }
 }

@@ -20,7 +20,7 @@ fn block(
         in_channels,
         out_channels,
         skip_channels: residual_channels,
-        temb_channels: Some(config.time_embed_dim),
+        temb_channels: config.temb_channels(),
         norm: config.norm,
         eps: EPS,
     };
@@ -68,10 +68,16 @@ impl Layer {
         })
     }
 
-    fn forward(&self, x: &Tensor, residual: Option<&Tensor>, temb: &Tensor, prompt: &Tensor) -> Tensor {
+    fn forward(
+        &self,
+        x: &Tensor,
+        residual: Option<&Tensor>,
+        temb: Option<&Tensor>,
+        prompt: &Tensor,
+    ) -> Tensor {
         let h = match residual {
-            Some(residual) => self.resnet.forward_residual(x, residual, Some(temb)),
-            None => self.resnet.forward(x, None, Some(temb)),
+            Some(residual) => self.resnet.forward_residual(x, residual, temb),
+            None => self.resnet.forward(x, None, temb),
         };
         match &self.attention {
             Some(attention) => attention.forward(&h, prompt),
@@ -115,7 +121,7 @@ impl DownBlock2D {
     pub(super) fn forward(
         &self,
         x: &Tensor,
-        temb: &Tensor,
+        temb: Option<&Tensor>,
         prompt: &Tensor,
         residuals: &mut Vec<Tensor>,
     ) -> Tensor {
@@ -150,10 +156,10 @@ impl MidBlock2DCrossAttn {
         })
     }
 
-    pub(super) fn forward(&self, x: &Tensor, temb: &Tensor, prompt: &Tensor) -> Tensor {
-        let h = self.first.forward(x, None, Some(temb));
+    pub(super) fn forward(&self, x: &Tensor, temb: Option<&Tensor>, prompt: &Tensor) -> Tensor {
+        let h = self.first.forward(x, None, temb);
         let h = self.attention.forward(&h, prompt);
-        self.second.forward(&h, None, Some(temb))
+        self.second.forward(&h, None, temb)
     }
 }
 
@@ -191,7 +197,7 @@ impl UpBlock2D {
     pub(super) fn forward(
         &self,
         x: &Tensor,
-        temb: &Tensor,
+        temb: Option<&Tensor>,
         prompt: &Tensor,
         residuals: &mut Vec<Tensor>,
     ) -> Tensor {
