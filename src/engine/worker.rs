@@ -132,6 +132,7 @@ pub(super) fn run(
                     frame: restored.frame,
                     input: job.frame,
                     gamma,
+                    tiles_failed: restored.tiles_failed,
                     times: restored.times,
                 })
             }
@@ -158,6 +159,7 @@ impl Stats {
     fn add(&mut self, restored: &Restored) {
         self.frames_out += 1;
         self.tiles_run += restored.tiles as u64;
+        self.tiles_failed += restored.tiles_failed as u64;
         let (sum, times) = (&mut self.times, &restored.times);
         sum.upload += times.upload;
         sum.model += times.model;
