@@ -10,7 +10,7 @@ use osdd::frame::Frame;
 use super::error;
 use super::imp::OsddDeblur;
 use super::lock;
-use super::pending::{Kept, Metadata, Pending};
+use super::pending::{Kept, Metadata, Pending, View};
 use super::qos::Late;
 use super::settings::{Compare, LatePolicy};
 use super::stats::count;
@@ -223,9 +223,15 @@ impl OsddDeblur {
     /// Makes the output buffer of a frame. `input` is what the engine was given for it.
     fn finish(&self, frame: Frame, input: Frame, kept: Kept) -> Result<gst::Buffer, gst::FlowError> {
         let mut buffer = self.output_buffer()?;
-        let split = lock(&self.settings).compare == Compare::Split;
+        let view = {
+            let settings = lock(&self.settings);
+            View {
+                split_at: (settings.compare == Compare::Split).then_some(settings.compare_position),
+                labels: settings.compare_labels,
+            }
+        };
         lock(&self.stream)
-            .copy_out(frame, input, kept, split, buffer.make_mut())
+            .copy_out(frame, input, kept, view, buffer.make_mut())
             .map_err(|error| self.bad_frame(&error))?;
         count(&self.counters.frames_out);
         Ok(buffer)

@@ -17,6 +17,38 @@ pub fn init() {
     });
 }
 
+/// The configuration of [`write_model`].
+pub fn small_config() -> osdd::config::ModelConfig {
+    let json = include_str!("../../../tests/fixtures/small_model.json");
+    osdd::config::ModelConfig::from_json(json, "small_model.json").expect("a configuration")
+}
+
+/// Writes a model with random weights, a hundred times faster than nano.
+pub fn write_model(folder: &std::path::Path, config: osdd::config::ModelConfig, seed: u64) {
+    // Not as training starts, which is with an output of nothing.
+    let random = |(name, shape): (String, Vec<i64>)| {
+        let tensor = osdd::nn::Init::Normal(0.1).values(seed, &name, &shape);
+        (name, tensor.expect("a tensor"))
+    };
+    let shapes = osdd::model::parameter_shapes(&config).expect("shapes");
+    let weights = osdd::weights::Weights {
+        base: shapes.into_iter().map(random).collect(),
+        config,
+        lora_r: None,
+        lora_s: None,
+    };
+    weights.save(folder).expect("the model is written");
+}
+
+/// An element with the model of [`write_model`], and the folder that holds it.
+pub fn small_deblur() -> (gst::Element, tempfile::TempDir) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    write_model(folder.path(), small_config(), 1);
+    let element = deblur();
+    element.set_property("model", folder.path().to_str().expect("UTF-8"));
+    (element, folder)
+}
+
 /// An element whose tiles have the size of the tests' frames.
 pub fn deblur() -> gst::Element {
     init();
@@ -212,6 +244,28 @@ pub fn play(pipeline: &gst::Pipeline) -> Vec<glib::Error> {
     }
     pipeline.set_state(gst::State::Null).expect("the pipeline stops");
     errors
+}
+
+/// A bus for an element without a pipeline.
+pub fn bus_of(element: &gst::Element) -> gst::Bus {
+    let bus = gst::Bus::new();
+    element.set_bus(Some(&bus));
+    bus
+}
+
+/// The messages of a type that have come so far, others are thrown away.
+pub fn messages(bus: &gst::Bus, kind: gst::MessageType) -> Vec<gst::Message> {
+    std::iter::from_fn(|| bus.pop_filtered(&[kind])).collect()
+}
+
+/// The errors, or the warnings, among the messages that have come so far.
+pub fn complaints(bus: &gst::Bus, kind: gst::MessageType) -> Vec<glib::Error> {
+    let complaint = |message: gst::Message| match message.view() {
+        gst::MessageView::Error(error) => error.error(),
+        gst::MessageView::Warning(warning) => warning.error(),
+        other => panic!("neither an error nor a warning: {other:?}"),
+    };
+    messages(bus, kind).into_iter().map(complaint).collect()
 }
 
 pub fn stat(element: &gst::Element, name: &str) -> u64 {
