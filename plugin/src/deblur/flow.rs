@@ -7,11 +7,13 @@ use gst_base::{prelude::*, subclass::prelude::*};
 use osdd::engine::{Engine, Output, SendError};
 use osdd::frame::Frame;
 
+use super::convert::FrameConverter;
 use super::error;
 use super::imp::OsddDeblur;
 use super::lock;
 use super::pending::{Kept, Metadata, Pending, View};
 use super::qos::Late;
+use super::reports::StatsMessage;
 use super::settings::{Compare, LatePolicy};
 use super::stats::count;
 use crate::log::CAT;
@@ -53,6 +55,7 @@ impl OsddDeblur {
             self.drain()?;
         }
         count(&self.counters.frames_in);
+        self.post_stats(StatsMessage::WhenDue);
 
         let segment = self.obj().segment();
         let segment = segment.downcast_ref::<gst::ClockTime>();
@@ -75,7 +78,7 @@ impl OsddDeblur {
         match (late, settings.late_policy) {
             (Some(late), LatePolicy::Drop) => self.leave_out(&input, &late),
             (Some(_), LatePolicy::Passthrough) => self.pass(input, settings.compare)?,
-            _ if settings.strength == 0.0 => self.pass(input, settings.compare)?,
+            _ if settings.strength == 0.0 || self.is_hdr() => self.pass(input, settings.compare)?,
             _ => {
                 // One gamma for one frame, whatever the controller says by the time that the engine gets to
                 // it.
@@ -84,6 +87,11 @@ impl OsddDeblur {
             }
         }
         Ok(())
+    }
+
+    fn is_hdr(&self) -> bool {
+        let stream = lock(&self.stream);
+        stream.converter.as_ref().is_some_and(FrameConverter::is_hdr)
     }
 
     fn leave_out(&self, input: &gst::BufferRef, late: &Late) {
@@ -216,6 +224,10 @@ impl OsddDeblur {
         );
         if self.latency.measured(output.times.total, Instant::now()) {
             self.post(gst::message::Latency::builder().src(&*self.obj()).build());
+        }
+        self.warn_if_slow();
+        if output.tiles_failed > 0 {
+            self.warn_of_failed_tiles();
         }
         self.finish(output.frame, output.input, kept)
     }

@@ -80,6 +80,7 @@ pub(crate) struct Settings {
     pub compare_position: f64,
     pub compare_labels: bool,
     pub late_policy: LatePolicy,
+    pub message_stats: bool,
 }
 
 impl Default for Settings {
@@ -98,6 +99,7 @@ impl Default for Settings {
             compare_position: 0.5,
             compare_labels: true,
             late_policy: LatePolicy::default(),
+            message_stats: false,
             model: engine.model,
         }
     }
@@ -146,6 +148,7 @@ impl Settings {
             "compare-position" => self.compare_position = get(value),
             "compare-labels" => self.compare_labels = get(value),
             "late-policy" => self.late_policy = get(value),
+            "message-stats" => self.message_stats = get(value),
             _ => unreachable!("GObject asks only for properties that are there"),
         }
     }
@@ -166,6 +169,7 @@ impl Settings {
             "compare-position" => self.compare_position.to_value(),
             "compare-labels" => self.compare_labels.to_value(),
             "late-policy" => self.late_policy.to_value(),
+            "message-stats" => self.message_stats.to_value(),
             _ => unreachable!("GObject asks only for properties that are there"),
         }
     }
@@ -265,6 +269,12 @@ pub(crate) fn properties() -> Vec<glib::ParamSpec> {
         glib::ParamSpecEnum::builder_with_default("late-policy", defaults.late_policy)
             .nick("Late policy")
             .blurb("What happens to a frame that quality of service says is late")
+            .mutable_playing()
+            .build(),
+        glib::ParamSpecBoolean::builder("message-stats")
+            .nick("Message statistics")
+            .blurb("Post the statistics as an element message every second, and at the end of the stream")
+            .default_value(defaults.message_stats)
             .mutable_playing()
             .build(),
         glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
