@@ -21,9 +21,14 @@ use crate::log::CAT;
 /// Frames and events that may wait for the engine before the element waits too.
 const MAX_PENDING: usize = 16;
 
+/// As many as may wait where a live source may not.
+const MAX_PENDING_HURRIED: usize = 32;
+
 /// How long to look for the next output.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wait {
+    /// Not at all, unless far too many frames wait already.
+    No,
     /// Until the engine can take another frame.
     ForRoom,
     /// Until everything is out.
@@ -32,7 +37,7 @@ pub(super) enum Wait {
 
 /// What is first in the queue.
 enum Front {
-    InEngine { crowded: bool },
+    InEngine { waiting: usize },
     Other(Pending),
 }
 
@@ -69,9 +74,11 @@ impl OsddDeblur {
         }
         let settings = lock(&self.settings).clone();
 
-        let late = self
-            .qos
-            .late(segment.and_then(|segment| segment.to_running_time(input.pts())));
+        let running_time = segment.and_then(|segment| segment.to_running_time(input.pts()));
+        let late = match self.qos.late(running_time) {
+            None => self.no_time(&engine, settings.late_policy, running_time)?,
+            late => late,
+        };
         if late.is_some() {
             count(&self.counters.frames_late);
         }
@@ -102,7 +109,7 @@ impl OsddDeblur {
         };
         let message = gst::message::Qos::builder(false)
             .src(&*self.obj())
-            .running_time(late.running_time)
+            .running_time_if_some(late.running_time)
             .timestamp_if_some(input.pts())
             .duration_if_some(input.duration())
             .values(late.jitter, late.proportion, 1_000_000)
@@ -179,9 +186,13 @@ impl OsddDeblur {
                 }
                 // `front` leaves those in the engine where they are.
                 Some(Front::Other(Pending::InEngine { .. })) => return Ok(None),
-                Some(Front::InEngine { crowded }) => {
+                Some(Front::InEngine { waiting }) => {
                     let engine = self.running_engine()?;
-                    let blocking = wait == Wait::ForAll || crowded || engine.in_flight() >= engine.depth();
+                    let blocking = match wait {
+                        Wait::No => waiting > MAX_PENDING_HURRIED,
+                        Wait::ForRoom => waiting > MAX_PENDING || engine.in_flight() >= engine.depth(),
+                        Wait::ForAll => true,
+                    };
                     let received = if blocking {
                         engine.receive()
                     } else {
@@ -201,7 +212,7 @@ impl OsddDeblur {
         let mut stream = lock(&self.stream);
         match stream.pending.front()? {
             Pending::InEngine { .. } => Some(Front::InEngine {
-                crowded: stream.pending.len() > MAX_PENDING,
+                waiting: stream.pending.len(),
             }),
             _ => stream.pending.pop_front().map(Front::Other),
         }

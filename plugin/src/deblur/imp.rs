@@ -17,7 +17,6 @@ use super::{
     caps,
     convert::FrameConverter,
     error,
-    flow::Wait,
     latency::Latency,
     lock,
     pending::{Pending, Stream},
@@ -346,7 +345,7 @@ impl BaseTransformImpl for OsddDeblur {
     }
 
     fn generate_output(&self) -> Result<GenerateOutputSuccess, gst::FlowError> {
-        Ok(match self.next_output(Wait::ForRoom)? {
+        Ok(match self.next_output(self.patience())? {
             Some(output) => GenerateOutputSuccess::Buffer(output),
             None => GenerateOutputSuccess::NoOutput,
         })

@@ -19,8 +19,12 @@
 //!
 //! ## Late frames
 //!
-//! `late-policy` says what happens to a frame for which downstream, by QoS events, has no time left. The
-//! element warns once when the model is too slow for somebody who waits. The property `qos` of GstBaseTransform is something else: it drops late frames before the element has seen
+//! `late-policy` says what happens to a frame for which downstream, by QoS events, has no time left. Where the
+//! source is live and the model too slow for its frame rate, a frame that finds the model at work is late as
+//! well, unless the policy is to process it: the source is never held up. The element warns once when the model
+//! is too slow for somebody who waits.
+//!
+//! The property `qos` of GstBaseTransform is something else: it drops late frames before the element has seen
 //! them, whatever the policy.
 //!
 //! ## Statistics
@@ -45,6 +49,7 @@ mod flow;
 mod formats;
 mod imp;
 mod latency;
+mod pace;
 mod pending;
 mod planes;
 mod qos;

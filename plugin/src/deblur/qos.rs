@@ -18,7 +18,7 @@ struct State {
 
 /// A frame that is late.
 pub(crate) struct Late {
-    pub running_time: gst::ClockTime,
+    pub running_time: Option<gst::ClockTime>,
     /// How late, in nanoseconds.
     pub jitter: i64,
     pub proportion: f64,
@@ -55,7 +55,7 @@ impl Qos {
         } = *lock(&self.0);
         let (earliest, running_time) = (earliest?, running_time?);
         (running_time <= earliest).then(|| Late {
-            running_time,
+            running_time: Some(running_time),
             jitter: i64::try_from((earliest - running_time).nseconds()).unwrap_or(i64::MAX),
             proportion,
         })
