@@ -23,7 +23,7 @@ pub fn small_config() -> osdd::config::ModelConfig {
     osdd::config::ModelConfig::from_json(json, "small_model.json").expect("a configuration")
 }
 
-/// Writes a model with random weights, a hundred times faster than nano.
+/// Writes a model with random weights, many times faster than nano.
 pub fn write_model(folder: &std::path::Path, config: osdd::config::ModelConfig, seed: u64) {
     // Not as training starts, which is with an output of nothing.
     let random = |(name, shape): (String, Vec<i64>)| {
@@ -167,16 +167,16 @@ fn convert(
     target.into_buffer()
 }
 
-/// One component of a buffer (0 to 3: Y U V A or R G B A), in 16 bits.
-pub fn component(buffer: &gst::Buffer, info: &gst_video::VideoInfo, component: usize) -> Vec<u16> {
+/// The pixels of a buffer in 16 bits, alpha first: A Y U V or A R G B.
+fn unpacked(buffer: &gst::Buffer, info: &gst_video::VideoInfo) -> Vec<[u16; 4]> {
     // In 16 bits also for 8: GstVideoConverter's fast path from YUY2 to AYUV reads beyond frames of odd
     // width.
-    let unpacked = if info.is_rgb() {
+    let format = if info.is_rgb() {
         gst_video::VideoFormat::Argb64
     } else {
         gst_video::VideoFormat::Ayuv64
     };
-    let target = gst_video::VideoInfo::builder(unpacked, info.width(), info.height())
+    let target = gst_video::VideoInfo::builder(format, info.width(), info.height())
         .fps(info.fps())
         .colorimetry(&info.colorimetry())
         .build()
@@ -184,19 +184,26 @@ pub fn component(buffer: &gst::Buffer, info: &gst_video::VideoInfo, component: u
     let source = gst_video::VideoFrame::from_buffer_readable(buffer.clone(), info).expect("a frame");
     let buffer = convert(&source, &target);
     let map = buffer.map_readable().expect("mapped");
-    // Both unpacked formats begin with alpha.
-    let at = 2 * ((component + 1) % 4);
     map.chunks_exact(8)
-        .map(|pixel| u16::from_ne_bytes([pixel[at], pixel[at + 1]]))
+        .map(|pixel| [0, 2, 4, 6].map(|at| u16::from_ne_bytes([pixel[at], pixel[at + 1]])))
+        .collect()
+}
+
+/// One component of a buffer (0 to 3: Y U V A or R G B A), in 16 bits.
+pub fn component(buffer: &gst::Buffer, info: &gst_video::VideoInfo, component: usize) -> Vec<u16> {
+    let pixels = unpacked(buffer, info);
+    pixels
+        .into_iter()
+        .map(|pixel| pixel[(component + 1) % 4])
         .collect()
 }
 
 /// The largest difference between two buffers in any component, in units of 1/255.
 pub fn difference(a: &gst::Buffer, b: &gst::Buffer, info: &gst_video::VideoInfo) -> f64 {
-    (0..4)
-        .flat_map(|at| component(a, info, at).into_iter().zip(component(b, info, at)))
-        .map(|(a, b)| f64::from(a.abs_diff(b)) / 257.0)
-        .fold(0.0, f64::max)
+    let (a, b) = (unpacked(a, info), unpacked(b, info));
+    let samples = a.as_flattened().iter().zip(b.as_flattened());
+    let worst = samples.map(|(a, b)| a.abs_diff(*b)).max();
+    f64::from(worst.unwrap_or_default()) / 257.0
 }
 
 pub fn bytes(buffer: &gst::Buffer) -> Vec<u8> {
@@ -225,13 +232,13 @@ pub fn record(element: &gst::Element) -> Arc<Mutex<Vec<String>>> {
     log
 }
 
-/// Plays a pipeline to its end and returns the errors that came instead.
+/// Plays a pipeline to its end and returns the errors that came instead. It fails rather than waits forever.
 pub fn play(pipeline: &gst::Pipeline) -> Vec<glib::Error> {
     let bus = pipeline.bus().expect("a bus");
     let mut errors = Vec::new();
     if pipeline.set_state(gst::State::Playing).is_ok() {
         let wanted = [gst::MessageType::Eos, gst::MessageType::Error];
-        match bus.timed_pop_filtered(gst::ClockTime::from_seconds(120), &wanted) {
+        match bus.timed_pop_filtered(gst::ClockTime::from_seconds(900), &wanted) {
             Some(message) if message.type_() == gst::MessageType::Eos => {}
             Some(message) => bus.post(message).expect("posted again"),
             None => panic!("the pipeline neither ends nor fails"),
