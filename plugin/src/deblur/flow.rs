@@ -356,7 +356,8 @@ impl OsddDeblur {
         ))
     }
 
-    fn fail(&self, message: gst::ErrorMessage) -> gst::FlowError {
+    /// Posts an error, the first time.
+    pub(super) fn fail(&self, message: gst::ErrorMessage) -> gst::FlowError {
         if self.flushing.load(Ordering::SeqCst) {
             return gst::FlowError::Flushing;
         }

@@ -194,7 +194,8 @@ impl BaseTransformImpl for OsddDeblur {
         };
         let (sink_info, src_info) = (info(incaps)?, info(outcaps)?);
         if sink_info.interlace_mode() == gst_video::VideoInterlaceMode::Fields {
-            self.post_error_message(gst::error_msg!(
+            // Once, though every frame negotiates again.
+            self.fail(gst::error_msg!(
                 gst::StreamError::Format,
                 ("Video with its fields apart is not supported. Put \"deinterlace\" before osdddeblur."),
                 ["caps {incaps}"]

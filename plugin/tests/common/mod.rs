@@ -255,6 +255,10 @@ pub fn play(pipeline: &gst::Pipeline) -> Vec<glib::Error> {
 
 /// A bus for an element without a pipeline.
 pub fn bus_of(element: &gst::Element) -> gst::Bus {
+    // Messages that nobody read hold pads, and GStreamer frees a bus that is replaced with the element locked.
+    if let Some(old) = element.bus() {
+        old.set_flushing(true);
+    }
     let bus = gst::Bus::new();
     element.set_bus(Some(&bus));
     bus
