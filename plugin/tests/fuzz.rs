@@ -127,7 +127,7 @@ fn any_stream_is_answered_and_the_next_is_fine() {
         strength: 1.0,
     };
     let bus = bus_of(&element);
-    let mut config = ProptestConfig::with_cases(40);
+    let mut config = ProptestConfig::with_cases(100);
     if let Some(cases) = std::env::var("PROPTEST_CASES")
         .ok()
         .and_then(|cases| cases.parse().ok())

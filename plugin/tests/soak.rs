@@ -12,10 +12,10 @@ use common::*;
 use gst::prelude::*;
 use gst_check::Harness;
 
-const OPERATIONS: u64 = 1500;
+const OPERATIONS: u64 = 8000;
 
 /// Operations before memory is expected to stay as it is.
-const WARM_UP: u64 = 500;
+const WARM_UP: u64 = 1000;
 
 /// What may come on top of it: buffers of several sizes lie differently in the allocator each time.
 const GROWTH: u64 = 48 << 20;

@@ -13,6 +13,8 @@ pub fn init() {
     static INIT: Once = Once::new();
     INIT.call_once(|| {
         gst::init().expect("GStreamer starts");
+        // Frames are small and tests run beside each other: threads that wait for each other would take all the time.
+        tch::set_num_threads(1);
         gstosdd::plugin_register_static().expect("the plugin registers");
     });
 }
