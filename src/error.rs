@@ -63,6 +63,8 @@ pub enum Error {
     },
     #[error("frames differ: {0}")]
     FramesDiffer(String),
+    #[error("the device failed: {reason}")]
+    DeviceLost { reason: String },
     #[error("not enough memory on {device}: {reason}")]
     NoMemory { device: String, reason: String },
     #[error("the engine's worker stopped: {0}")]
@@ -111,7 +113,7 @@ impl Error {
             | TensorDtype { .. }
             | TensorNotFinite { .. } => ErrorKind::Read,
             NoMemory { .. } => ErrorKind::NoMemory,
-            Device { .. } => ErrorKind::Device,
+            Device { .. } | DeviceLost { .. } => ErrorKind::Device,
             OutOfRange { .. } | FrameSize { .. } | FramesDiffer(_) | Tile(_) | Data(_) => ErrorKind::Settings,
             Write { .. } | Worker(_) | Torch(_) | Train(_) => ErrorKind::Failed,
         }
@@ -120,16 +122,22 @@ impl Error {
 
 impl From<tch::TchError> for Error {
     fn from(error: tch::TchError) -> Self {
-        // libtorch appends its C++ stack; the first line is the cause.
-        let text = error.to_string();
-        let first = text.lines().next().unwrap_or("unknown error").to_owned();
+        Error::from_libtorch(&error.to_string(), Error::Torch)
+    }
+}
+
+impl Error {
+    /// What libtorch's words mean; `other` where they are about neither memory nor the device. Its C++ stack, all but the
+    /// first line, is left out.
+    pub(crate) fn from_libtorch(text: &str, other: fn(String) -> Error) -> Self {
+        let reason = text.lines().next().unwrap_or("unknown error").to_owned();
         if text.contains("out of memory") || text.contains("can't allocate memory") {
-            Error::NoMemory {
-                device: if text.contains("CUDA") { "cuda" } else { "cpu" }.into(),
-                reason: first,
-            }
+            let device = if text.contains("CUDA") { "cuda" } else { "cpu" }.into();
+            Error::NoMemory { device, reason }
+        } else if text.contains("CUDA error") || text.contains("CUDA driver error") {
+            Error::DeviceLost { reason }
         } else {
-            Error::Torch(first)
+            other(reason)
         }
     }
 }

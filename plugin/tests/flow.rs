@@ -270,17 +270,11 @@ fn fields_apart_are_refused_with_the_way_out() {
     let mut caps = caps("I420", 64, 48);
     caps.make_mut().set("interlace-mode", "fields");
     harness.set_src_caps(caps.clone());
-    assert_eq!(
-        harness.push(noise(&info(&caps), 0)),
-        Err(gst::FlowError::NotNegotiated)
-    );
-    let message = bus.pop_filtered(&[gst::MessageType::Error]).expect("an error");
-    let gst::MessageView::Error(error) = message.view() else {
-        unreachable!()
-    };
-    assert!(
-        error.error().message().contains("deinterlace"),
-        "{}",
-        error.error()
-    );
+    for index in 0..3 {
+        let refused = harness.push(noise(&info(&caps), index));
+        assert_eq!(refused, Err(gst::FlowError::NotNegotiated));
+    }
+    let errors = complaints(&bus, gst::MessageType::Error);
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert!(errors[0].message().contains("deinterlace"), "{}", errors[0]);
 }

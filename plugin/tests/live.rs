@@ -1,4 +1,4 @@
-//! What changes while data flows: latency, lateness, comparison, gamma and strength.
+//! What changes while data flows: latency, lateness, gamma and strength.
 
 mod common;
 
@@ -200,81 +200,5 @@ fn strength_zero_in_between_keeps_the_order() {
     assert_eq!(indices(&outputs), (0..9).collect::<Vec<_>>());
     for index in [1, 4, 7] {
         assert_eq!(bytes(&inputs[index]), bytes(&outputs[index]));
-    }
-}
-
-#[test]
-fn side_by_side_doubles_the_width_and_can_be_switched_on_and_off() {
-    let element = deblur();
-    let (width, height) = (17, 13);
-    let caps = caps("RGBA", width, height);
-    let mut harness = harness(&element);
-    let log = record(&element);
-    harness.set_src_caps(caps.clone());
-    let input = noise(&info(&caps), 0);
-    for (index, compare) in ["off", "side-by-side", "side-by-side", "split", "off"]
-        .into_iter()
-        .enumerate()
-    {
-        element.set_property_from_str("compare", compare);
-        // Both ways of a frame: through the engine, and past it.
-        element.set_property("strength", if index == 2 { 0.0 } else { 1.0 });
-        let mut input = input.clone();
-        input.make_mut().set_pts(pts(index as u64));
-        harness.push(input).expect("a frame is taken");
-    }
-    assert!(harness.push_event(gst::event::Eos::new()));
-    let outputs = std::iter::from_fn(|| harness.try_pull()).collect::<Vec<_>>();
-    let plain = bytes(&input).len();
-    let sizes = outputs.iter().map(|output| output.size()).collect::<Vec<_>>();
-    assert_eq!(sizes, [plain, 2 * plain, 2 * plain, plain, plain]);
-    let log = log.lock().expect("the record").clone();
-    let log = log
-        .iter()
-        .filter(|line| !["stream-start", "segment"].contains(&line.as_str()))
-        .collect::<Vec<_>>();
-    assert_eq!(log, ["caps", "0", "caps", "1", "2", "caps", "3", "4", "eos"]);
-
-    let stride = 4 * width as usize;
-    for (output, input) in bytes(&outputs[1])
-        .chunks(2 * stride)
-        .zip(bytes(&input).chunks(stride))
-    {
-        assert_eq!(&output[..stride], input, "the input is on the left");
-        assert_ne!(&output[stride..], input, "the output is on the right");
-    }
-    for (output, input) in bytes(&outputs[2])
-        .chunks(2 * stride)
-        .zip(bytes(&input).chunks(stride))
-    {
-        assert_eq!(
-            output,
-            [input, input].concat(),
-            "with strength 0 both are the input"
-        );
-    }
-}
-
-#[test]
-fn split_shows_the_input_to_the_bit_on_the_left() {
-    for format in ["RGB", "Y444", "GRAY8"] {
-        let element = deblur();
-        element.set_property_from_str("compare", "split");
-        let caps = caps(format, 64, 48);
-        let info = info(&caps);
-        let mut harness = harness(&element);
-        harness.set_src_caps(caps);
-        let input = noise(&info, 0);
-        harness.push(input.clone()).expect("a frame is taken");
-        assert!(harness.push_event(gst::event::Eos::new()));
-        let output = harness.pull().expect("a frame");
-        let half = 32 * usize::try_from(info.comp_pstride(0)).expect("positive");
-        let stride = info.stride()[0] as usize;
-        let mut changed = false;
-        for (output, input) in bytes(&output).chunks(stride).zip(bytes(&input).chunks(stride)) {
-            assert_eq!(output[..half], input[..half], "{format}");
-            changed |= output[half + 3..] != input[half + 3..];
-        }
-        assert!(changed, "{format}: the output is on the right");
     }
 }

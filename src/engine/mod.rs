@@ -89,6 +89,8 @@ pub struct Output {
     pub input: Frame,
     /// γ of all of this frame.
     pub gamma: f64,
+    /// Tiles that show the input, because the model gave numbers for them that are not finite.
+    pub tiles_failed: usize,
     pub times: StageTimes,
 }
 
@@ -116,6 +118,8 @@ pub struct Stats {
     pub frames_dropped: u64,
     pub tiles_run: u64,
     pub tiles_reused: u64,
+    /// Tiles that show the input, because the model gave numbers for them that are not finite.
+    pub tiles_failed: u64,
     /// Mean per finished frame.
     pub times: StageTimes,
 }

@@ -26,6 +26,7 @@ pub(super) struct Restored {
     pub frame: Frame,
     pub times: StageTimes,
     pub tiles: usize,
+    pub tiles_failed: usize,
 }
 
 impl Restorer {
@@ -67,6 +68,7 @@ impl Restorer {
                 frame: frame.clone(),
                 times,
                 tiles: 0,
+                tiles_failed: 0,
             });
         }
         self.weights.set_gamma(gamma)?;
@@ -76,15 +78,15 @@ impl Restorer {
         times.upload = start.elapsed();
 
         let model = &self.model;
-        let (output, passes) = self
+        let joined = self
             .tiles
             .run(&input, &|tiles| model.forward(tiles), &mut times)?;
 
         let blended = Instant::now();
         let output = if strength < 1.0 {
-            input.f_lerp(&output, strength)?
+            input.f_lerp(&joined.image, strength)?
         } else {
-            output
+            joined.image
         };
         let frame = from_tensor(&output, frame)?;
         times.download = blended.elapsed();
@@ -92,7 +94,8 @@ impl Restorer {
         Ok(Restored {
             frame,
             times,
-            tiles: passes,
+            tiles: joined.tiles,
+            tiles_failed: joined.tiles_failed,
         })
     }
 }

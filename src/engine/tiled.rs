@@ -21,6 +21,15 @@ pub(super) struct TiledPass {
     plan: Option<Plan>,
 }
 
+/// A frame put together again.
+pub(super) struct Joined {
+    /// `[1, 3, H, W]`, float32.
+    pub image: Tensor,
+    pub tiles: usize,
+    /// Tiles for which the model gave numbers that are not finite: they show the input.
+    pub tiles_failed: usize,
+}
+
 /// Everything that depends on a frame's size only.
 struct Plan {
     grid: TileGrid,
@@ -53,8 +62,7 @@ impl TiledPass {
         }
     }
 
-    /// `image` `[1, 3, H, W]`, float32 in [-1, 1]; `model` maps `[B, 3, h, w]` to the same shape. Gives `[1, 3, H, W]`,
-    /// float32, and the number of tiles.
+    /// `image` `[1, 3, H, W]`, float32 in [-1, 1]; `model` maps `[B, 3, h, w]` to the same shape.
     ///
     /// # Errors
     /// A size that cannot be tiled, or too little memory.
@@ -63,7 +71,7 @@ impl TiledPass {
         image: &Tensor,
         model: &dyn Fn(&Tensor) -> Tensor,
         times: &mut StageTimes,
-    ) -> Result<(Tensor, usize)> {
+    ) -> Result<Joined> {
         let (_, _, height, width) = image.size4()?;
         let batch = self.batch;
         let plan = self.plan_for(width as usize, height as usize)?;
@@ -77,8 +85,9 @@ impl TiledPass {
         }
         times.blend += start.elapsed();
 
+        let mut finite = Vec::new();
         let output = if let [_] = plan.tiles[..] {
-            timed_forward(model, &padded, times)?
+            finite_forward(model, &padded, &mut finite, times)?
         } else {
             let joined = padded.f_zeros_like()?;
             for group in plan.tiles.chunks(batch) {
@@ -87,7 +96,7 @@ impl TiledPass {
                 let pieces = pieces.collect::<Result<Vec<_>>>()?;
                 let pieces = Tensor::f_cat(&pieces, 0)?;
                 times.blend += cut.elapsed();
-                let outputs = timed_forward(model, &pieces, times)?;
+                let outputs = finite_forward(model, &pieces, &mut finite, times)?;
                 let join = Instant::now();
                 for (i, tile) in group.iter().enumerate() {
                     let (row, column) = (&plan.row_windows[tile.row], &plan.col_windows[tile.col]);
@@ -98,8 +107,13 @@ impl TiledPass {
             }
             joined
         };
-        let output = output.f_narrow(2, 0, height)?.f_narrow(3, 0, width)?;
-        Ok((output, plan.tiles.len()))
+        let tiles = plan.tiles.len();
+        let finite = Tensor::f_cat(&finite, 0)?.f_sum(Kind::Int64)?;
+        Ok(Joined {
+            image: output.f_narrow(2, 0, height)?.f_narrow(3, 0, width)?,
+            tiles,
+            tiles_failed: tiles - finite.f_int64_value(&[])? as usize,
+        })
     }
 
     fn plan_for(&mut self, width: usize, height: usize) -> Result<&Plan> {
@@ -145,9 +159,21 @@ fn cut_out(frame: &Tensor, tile: &Tile) -> Result<Tensor> {
     Ok(rows.f_narrow(3, tile.x as i64, tile.width as i64)?)
 }
 
-fn timed_forward(model: &dyn Fn(&Tensor) -> Tensor, x: &Tensor, times: &mut StageTimes) -> Result<Tensor> {
+/// The model's output for a batch `x`, float32; a tile in which a number is not finite stays as it came. Adds to `finite`,
+/// `[B, 1, 1, 1]`, which tiles are the model's.
+fn finite_forward(
+    model: &dyn Fn(&Tensor) -> Tensor,
+    x: &Tensor,
+    finite: &mut Vec<Tensor>,
+    times: &mut StageTimes,
+) -> Result<Tensor> {
     let start = Instant::now();
     let y = model(x).f_to_kind(Kind::Float)?;
+    // A sum is finite where all its terms are: one number a tile, which stays on the device until the frame is done.
+    let sums = y.f_sum_dim_intlist([1, 2, 3].as_slice(), true, Kind::Float)?;
+    let is_finite = sums.f_isfinite()?;
+    let y = y.f_where_self(&is_finite, x)?;
+    finite.push(is_finite);
     times.model += start.elapsed();
     Ok(y)
 }
@@ -170,10 +196,57 @@ mod tests {
             let image = Tensor::rand([1, 3, height, width], (Kind::Float, Device::Cpu)) * 2.0 - 1.0;
             let image = crate::nn::channels_last(&image);
             let mut times = StageTimes::default();
-            let (output, tiles) = pass.run(&image, &|x| x * -0.5, &mut times).unwrap();
-            let error = (output + &image * 0.5).abs().max().double_value(&[]);
+            let joined = pass.run(&image, &|x| x * -0.5, &mut times).unwrap();
+            let error = (joined.image + &image * 0.5).abs().max().double_value(&[]);
             assert!(error < 1e-5, "{width}x{height}: {error}");
-            assert_eq!(tiles > 1, width > 64 || height > 64);
+            assert_eq!(joined.tiles > 1, width > 64 || height > 64);
+            assert_eq!(joined.tiles_failed, 0);
+        }
+    }
+
+    #[test]
+    fn tiles_that_are_not_finite_show_the_input_and_are_counted() {
+        for (width, bad) in [(64, 1), (192, 2)] {
+            let config = EngineConfig {
+                tile_size: 64,
+                tile_overlap: 0,
+                tile_batch: 2,
+                ..EngineConfig::default()
+            };
+            let mut pass = TiledPass::new(&config, 8, Device::Cpu);
+            let image = Tensor::rand([1, 3, 64, width], (Kind::Float, Device::Cpu));
+            // One value of the first tile of the first batches.
+            let left = std::cell::Cell::new(bad);
+            let model = |x: &Tensor| {
+                let y = x * 0.0 - 1.0;
+                if left.get() > 0 {
+                    left.set(left.get() - 1);
+                    let value = if left.get() % 2 == 0 {
+                        f64::NAN
+                    } else {
+                        f64::INFINITY
+                    };
+                    let _ = y.get(0).get(1).get(5).get(7).fill_(value);
+                }
+                y
+            };
+            let joined = pass.run(&image, &model, &mut StageTimes::default()).unwrap();
+            assert_eq!(joined.tiles_failed, bad as usize);
+            for (tile, failed) in [(0, true), (1, false), (2, bad == 2)] {
+                if 64 * (tile + 1) > width {
+                    continue;
+                }
+                let part = |t: &Tensor| t.narrow(3, 64 * tile, 64);
+                let expected = if failed {
+                    part(&image)
+                } else {
+                    part(&image.full_like(-1.0))
+                };
+                assert!(
+                    part(&joined.image).allclose(&expected, 0.0, 1e-6, false),
+                    "tile {tile}"
+                );
+            }
         }
     }
 }

@@ -132,6 +132,7 @@ pub(super) fn run(
                     frame: restored.frame,
                     input: job.frame,
                     gamma,
+                    tiles_failed: restored.tiles_failed,
                     times: restored.times,
                 })
             }
@@ -158,6 +159,7 @@ impl Stats {
     fn add(&mut self, restored: &Restored) {
         self.frames_out += 1;
         self.tiles_run += restored.tiles as u64;
+        self.tiles_failed += restored.tiles_failed as u64;
         let (sum, times) = (&mut self.times, &restored.times);
         sum.upload += times.upload;
         sum.model += times.model;
@@ -173,15 +175,8 @@ fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
         let text = text.unwrap_or_else(|| "a panic without a message".into());
-        let first = text.lines().next().unwrap_or_default().to_owned();
         // tch panics with libtorch's message where it has no fallible call.
-        if text.contains("out of memory") || text.contains("can't allocate memory") {
-            return Err(Error::NoMemory {
-                device: if text.contains("CUDA") { "cuda" } else { "cpu" }.into(),
-                reason: first,
-            });
-        }
-        Err(Error::Worker(first))
+        Err(Error::from_libtorch(&text, Error::Worker))
     })
 }
 
@@ -196,5 +191,8 @@ mod tests {
         let memory =
             guarded::<()>(|| panic!("DefaultCPUAllocator: can't allocate memory: you tried")).unwrap_err();
         assert_eq!(memory.kind(), crate::ErrorKind::NoMemory);
+        let lost = guarded::<()>(|| panic!("CUDA error: unspecified launch failure\nstack")).unwrap_err();
+        assert_eq!(lost.kind(), crate::ErrorKind::Device);
+        assert!(!lost.to_string().contains("stack"), "{lost}");
     }
 }

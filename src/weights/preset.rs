@@ -83,6 +83,21 @@ pub fn identity(name: &str) -> Result<String> {
     })
 }
 
+/// [`identity`], and size and time of a folder's files: another value where the model was replaced.
+pub(super) fn version(name: &str) -> Result<String> {
+    let mut version = identity(name)?;
+    if let Place::Folder(dir) = find(name)? {
+        let files = std::fs::read_dir(&dir).into_iter().flatten().flatten();
+        let mut stamps: Vec<_> = files
+            .filter_map(|file| Some((file.file_name(), file.metadata().ok()?)))
+            .map(|(name, data)| format!("{name:?} {} {:?}", data.len(), data.modified().ok()))
+            .collect();
+        stamps.sort();
+        version += &stamps.concat();
+    }
+    Ok(version)
+}
+
 fn built_in() -> [NamedBytes<'static>; 1] {
     [(
         "nano/model.safetensors (built in)".into(),

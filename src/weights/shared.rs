@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, Weak};
 use once_cell::sync::Lazy;
 use tch::{Device, Kind};
 
-use super::preset::{identity, load_model};
+use super::preset::{load_model, version};
 use super::{EndPoints, Merged};
 use crate::Result;
 use crate::config::ModelConfig;
@@ -35,9 +35,10 @@ type Cache = HashMap<Key, Weak<SharedModel>>;
 
 static CACHE: Lazy<Mutex<Cache>> = Lazy::new(Mutex::default);
 
-/// The model `name` on `device`, loaded at first use and dropped with its last user.
+/// The model `name` on `device`, loaded at first use and dropped with its last user. A folder whose files were replaced
+/// meanwhile is another model.
 pub(crate) fn shared_model(name: &str, device: Device, kind: Kind) -> Result<Arc<SharedModel>> {
-    let key = (identity(name)?, format!("{device:?}"), kind);
+    let key = (version(name)?, format!("{device:?}"), kind);
     // Held while loading, so that two engines that start together load once.
     let mut cache = CACHE.lock().unwrap_or_else(|e| e.into_inner());
     cache.retain(|_, model| model.strong_count() > 0);

@@ -64,6 +64,13 @@ impl FrameConverter {
         &self.src_info
     }
 
+    /// Whether the samples are PQ or HLG. The model has learned from standard dynamic range: these curves would be damaged.
+    pub fn is_hdr(&self) -> bool {
+        use gst_video::VideoTransferFunction::{AribStdB67, Smpte2084};
+
+        matches!(self.sink_info.colorimetry().transfer(), Smpte2084 | AribStdB67)
+    }
+
     /// Whether a buffer has two fields in it.
     pub fn has_fields(&self, buffer: &gst::BufferRef) -> bool {
         use gst_video::{VideoBufferFlags, VideoInterlaceMode, prelude::VideoBufferExt};

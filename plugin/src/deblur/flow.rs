@@ -7,11 +7,13 @@ use gst_base::{prelude::*, subclass::prelude::*};
 use osdd::engine::{Engine, Output, SendError};
 use osdd::frame::Frame;
 
+use super::convert::FrameConverter;
 use super::error;
 use super::imp::OsddDeblur;
 use super::lock;
-use super::pending::{Kept, Metadata, Pending};
+use super::pending::{Kept, Metadata, Pending, View};
 use super::qos::Late;
+use super::reports::StatsMessage;
 use super::settings::{Compare, LatePolicy};
 use super::stats::count;
 use crate::log::CAT;
@@ -19,9 +21,14 @@ use crate::log::CAT;
 /// Frames and events that may wait for the engine before the element waits too.
 const MAX_PENDING: usize = 16;
 
+/// As many as may wait where a live source may not.
+const MAX_PENDING_HURRIED: usize = 32;
+
 /// How long to look for the next output.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wait {
+    /// Not at all, unless far too many frames wait already.
+    No,
     /// Until the engine can take another frame.
     ForRoom,
     /// Until everything is out.
@@ -30,7 +37,7 @@ pub(super) enum Wait {
 
 /// What is first in the queue.
 enum Front {
-    InEngine { crowded: bool },
+    InEngine { waiting: usize },
     Other(Pending),
 }
 
@@ -53,6 +60,7 @@ impl OsddDeblur {
             self.drain()?;
         }
         count(&self.counters.frames_in);
+        self.post_stats(StatsMessage::WhenDue);
 
         let segment = self.obj().segment();
         let segment = segment.downcast_ref::<gst::ClockTime>();
@@ -66,16 +74,18 @@ impl OsddDeblur {
         }
         let settings = lock(&self.settings).clone();
 
-        let late = self
-            .qos
-            .late(segment.and_then(|segment| segment.to_running_time(input.pts())));
+        let running_time = segment.and_then(|segment| segment.to_running_time(input.pts()));
+        let late = match self.qos.late(running_time) {
+            None => self.no_time(&engine, settings.late_policy, running_time)?,
+            late => late,
+        };
         if late.is_some() {
             count(&self.counters.frames_late);
         }
         match (late, settings.late_policy) {
             (Some(late), LatePolicy::Drop) => self.leave_out(&input, &late),
             (Some(_), LatePolicy::Passthrough) => self.pass(input, settings.compare)?,
-            _ if settings.strength == 0.0 => self.pass(input, settings.compare)?,
+            _ if settings.strength == 0.0 || self.is_hdr() => self.pass(input, settings.compare)?,
             _ => {
                 // One gamma for one frame, whatever the controller says by the time that the engine gets to
                 // it.
@@ -86,6 +96,11 @@ impl OsddDeblur {
         Ok(())
     }
 
+    fn is_hdr(&self) -> bool {
+        let stream = lock(&self.stream);
+        stream.converter.as_ref().is_some_and(FrameConverter::is_hdr)
+    }
+
     fn leave_out(&self, input: &gst::BufferRef, late: &Late) {
         count(&self.counters.frames_dropped);
         lock(&self.stream).discont = true;
@@ -94,7 +109,7 @@ impl OsddDeblur {
         };
         let message = gst::message::Qos::builder(false)
             .src(&*self.obj())
-            .running_time(late.running_time)
+            .running_time_if_some(late.running_time)
             .timestamp_if_some(input.pts())
             .duration_if_some(input.duration())
             .values(late.jitter, late.proportion, 1_000_000)
@@ -171,9 +186,13 @@ impl OsddDeblur {
                 }
                 // `front` leaves those in the engine where they are.
                 Some(Front::Other(Pending::InEngine { .. })) => return Ok(None),
-                Some(Front::InEngine { crowded }) => {
+                Some(Front::InEngine { waiting }) => {
                     let engine = self.running_engine()?;
-                    let blocking = wait == Wait::ForAll || crowded || engine.in_flight() >= engine.depth();
+                    let blocking = match wait {
+                        Wait::No => waiting > MAX_PENDING_HURRIED,
+                        Wait::ForRoom => waiting > MAX_PENDING || engine.in_flight() >= engine.depth(),
+                        Wait::ForAll => true,
+                    };
                     let received = if blocking {
                         engine.receive()
                     } else {
@@ -193,7 +212,7 @@ impl OsddDeblur {
         let mut stream = lock(&self.stream);
         match stream.pending.front()? {
             Pending::InEngine { .. } => Some(Front::InEngine {
-                crowded: stream.pending.len() > MAX_PENDING,
+                waiting: stream.pending.len(),
             }),
             _ => stream.pending.pop_front().map(Front::Other),
         }
@@ -217,15 +236,25 @@ impl OsddDeblur {
         if self.latency.measured(output.times.total, Instant::now()) {
             self.post(gst::message::Latency::builder().src(&*self.obj()).build());
         }
+        self.warn_if_slow();
+        if output.tiles_failed > 0 {
+            self.warn_of_failed_tiles();
+        }
         self.finish(output.frame, output.input, kept)
     }
 
     /// Makes the output buffer of a frame. `input` is what the engine was given for it.
     fn finish(&self, frame: Frame, input: Frame, kept: Kept) -> Result<gst::Buffer, gst::FlowError> {
         let mut buffer = self.output_buffer()?;
-        let split = lock(&self.settings).compare == Compare::Split;
+        let view = {
+            let settings = lock(&self.settings);
+            View {
+                split_at: (settings.compare == Compare::Split).then_some(settings.compare_position),
+                labels: settings.compare_labels,
+            }
+        };
         lock(&self.stream)
-            .copy_out(frame, input, kept, split, buffer.make_mut())
+            .copy_out(frame, input, kept, view, buffer.make_mut())
             .map_err(|error| self.bad_frame(&error))?;
         count(&self.counters.frames_out);
         Ok(buffer)
@@ -327,7 +356,8 @@ impl OsddDeblur {
         ))
     }
 
-    fn fail(&self, message: gst::ErrorMessage) -> gst::FlowError {
+    /// Posts an error, the first time.
+    pub(super) fn fail(&self, message: gst::ErrorMessage) -> gst::FlowError {
         if self.flushing.load(Ordering::SeqCst) {
             return gst::FlowError::Flushing;
         }

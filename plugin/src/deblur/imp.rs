@@ -17,13 +17,13 @@ use super::{
     caps,
     convert::FrameConverter,
     error,
-    flow::Wait,
     latency::Latency,
     lock,
     pending::{Pending, Stream},
     qos::Qos,
+    reports::{StatsMessage, Warned},
     settings::{self, Compare, Settings},
-    stats::{self, Counters},
+    stats::{Counters, LastMessage},
 };
 use crate::log::CAT;
 
@@ -43,6 +43,8 @@ pub struct OsddDeblur {
     pub(super) latency: Latency,
     pub(super) qos: Qos,
     pub(super) counters: Counters,
+    pub(super) last_message: LastMessage,
+    pub(super) warned: Warned,
 }
 
 #[glib::object_subclass]
@@ -76,13 +78,9 @@ impl ObjectImpl for OsddDeblur {
     }
 
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
-        let settings = lock(&self.settings).clone();
         match pspec.name() {
-            "stats" => {
-                let engine = lock(&self.engine).clone();
-                stats::structure(&self.counters, &settings, engine.as_deref()).to_value()
-            }
-            name => settings.get(name),
+            "stats" => self.stats().to_value(),
+            name => lock(&self.settings).get(name),
         }
     }
 }
@@ -153,6 +151,8 @@ impl BaseTransformImpl for OsddDeblur {
         self.latency.reset();
         self.qos.reset();
         self.counters.reset();
+        self.last_message.reset();
+        self.warned.reset();
         self.failed.store(false, Ordering::SeqCst);
         self.flushing.store(false, Ordering::SeqCst);
         Ok(())
@@ -194,7 +194,8 @@ impl BaseTransformImpl for OsddDeblur {
         };
         let (sink_info, src_info) = (info(incaps)?, info(outcaps)?);
         if sink_info.interlace_mode() == gst_video::VideoInterlaceMode::Fields {
-            self.post_error_message(gst::error_msg!(
+            // Once, though every frame negotiates again.
+            self.fail(gst::error_msg!(
                 gst::StreamError::Format,
                 ("Video with its fields apart is not supported. Put \"deinterlace\" before osdddeblur."),
                 ["caps {incaps}"]
@@ -203,6 +204,9 @@ impl BaseTransformImpl for OsddDeblur {
         }
         let converter = FrameConverter::new(&sink_info, &src_info)
             .map_err(|error| gst::loggable_error!(CAT, "caps {incaps} cannot be converted: {error}"))?;
+        if converter.is_hdr() {
+            self.warn_of_hdr(incaps);
+        }
         lock(&self.stream).set_converter(converter, src_info.width() != sink_info.width());
         gst::debug!(CAT, imp = self, "caps {incaps} to {outcaps}");
         if self.latency.set_frame_rate(sink_info.fps()) {
@@ -284,6 +288,9 @@ impl BaseTransformImpl for OsddDeblur {
                 if let Err(error) = self.drain() {
                     gst::debug!(CAT, imp = self, "draining before {:?}: {error}", event.type_());
                 }
+                if event.type_() == gst::EventType::Eos {
+                    self.post_stats(StatsMessage::Last);
+                }
                 self.parent_sink_event(event)
             }
             _ => self.parent_sink_event(event),
@@ -305,6 +312,7 @@ impl BaseTransformImpl for OsddDeblur {
                     return false;
                 }
                 let (live, min, max) = latency.result();
+                self.latency.set_live(live);
                 let added = self.latency.added(lock(&self.settings).depth);
                 gst::debug!(CAT, imp = self, "latency: live {live}, min {min} + {added}");
                 latency.set(
@@ -338,7 +346,7 @@ impl BaseTransformImpl for OsddDeblur {
     }
 
     fn generate_output(&self) -> Result<GenerateOutputSuccess, gst::FlowError> {
-        Ok(match self.next_output(Wait::ForRoom)? {
+        Ok(match self.next_output(self.patience())? {
             Some(output) => GenerateOutputSuccess::Buffer(output),
             None => GenerateOutputSuccess::NoOutput,
         })

@@ -2,7 +2,7 @@
 
 use std::{
     sync::Mutex,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -18,7 +18,24 @@ pub(crate) struct Latency {
     frame_rate: Mutex<gst::Fraction>,
     /// Moving average of the time per frame; 0 before the first.
     mean_ns: AtomicU64,
+    frames: AtomicU64,
+    /// What upstream said in the latest query.
+    live: AtomicBool,
     announced: Mutex<Announced>,
+}
+
+/// The model takes longer for a frame than the frame rate leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Overrun {
+    pub taken: gst::ClockTime,
+    pub available: gst::ClockTime,
+}
+
+impl Overrun {
+    /// How many times too slow.
+    pub fn factor(self) -> f64 {
+        self.taken.nseconds() as f64 / self.available.nseconds().max(1) as f64
+    }
 }
 
 /// The time per frame that the latest latency message stood for.
@@ -33,6 +50,8 @@ impl Default for Latency {
         Self {
             frame_rate: Mutex::new(gst::Fraction::new(0, 1)),
             mean_ns: AtomicU64::new(0),
+            frames: AtomicU64::new(0),
+            live: AtomicBool::new(false),
             announced: Mutex::default(),
         }
     }
@@ -43,6 +62,7 @@ impl Latency {
     pub fn reset(&self) {
         self.set_frame_rate(gst::Fraction::new(0, 1));
         self.mean_ns.store(0, Ordering::Relaxed);
+        self.frames.store(0, Ordering::Relaxed);
         *lock(&self.announced) = Announced::default();
     }
 
@@ -57,6 +77,26 @@ impl Latency {
         frames(*lock(&self.frame_rate), depth).saturating_add(mean)
     }
 
+    pub fn set_live(&self, live: bool) {
+        self.live.store(live, Ordering::Relaxed);
+    }
+
+    pub fn is_live(&self) -> bool {
+        self.live.load(Ordering::Relaxed)
+    }
+
+    /// Frames that the mean is made of.
+    pub fn frames(&self) -> u64 {
+        self.frames.load(Ordering::Relaxed)
+    }
+
+    /// Whether the model is too slow for the frame rate; not where either is unknown.
+    pub fn overrun(&self) -> Option<Overrun> {
+        let taken = gst::ClockTime::from_nseconds(self.mean_ns.load(Ordering::Relaxed));
+        let available = frames(*lock(&self.frame_rate), 1);
+        (!available.is_zero() && taken > available).then_some(Overrun { taken, available })
+    }
+
     /// Takes the time of one frame into account; true when a latency message is due.
     pub fn measured(&self, time: Duration, now: Instant) -> bool {
         let time_ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
@@ -65,6 +105,7 @@ impl Latency {
             mean_ns => mean_ns - mean_ns / 8 + time_ns / 8,
         };
         self.mean_ns.store(mean_ns, Ordering::Relaxed);
+        self.frames.fetch_add(1, Ordering::Relaxed);
 
         let mut announced = lock(&self.announced);
         let changed = mean_ns.abs_diff(announced.mean_ns) > announced.mean_ns / 4;
@@ -135,6 +176,22 @@ mod tests {
             "too soon after the last"
         );
         assert!(latency.measured(Duration::from_millis(1000), at(4000)));
+    }
+
+    #[test]
+    fn too_slow_is_more_than_the_frame_rate_leaves() {
+        let latency = Latency::default();
+        latency.measured(Duration::from_millis(100), Instant::now());
+        assert_eq!(latency.overrun(), None, "the frame rate is unknown");
+        latency.set_frame_rate(gst::Fraction::new(10, 1));
+        assert_eq!(latency.overrun(), None, "just in time");
+        latency.set_frame_rate(gst::Fraction::new(25, 1));
+        let overrun = latency.overrun().expect("too slow");
+        assert_eq!(
+            (overrun.taken.mseconds(), overrun.available.mseconds()),
+            (100, 40)
+        );
+        assert_eq!(overrun.factor(), 2.5);
     }
 
     #[test]

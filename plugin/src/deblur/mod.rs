@@ -19,16 +19,26 @@
 //!
 //! ## Late frames
 //!
-//! `late-policy` says what happens to a frame for which downstream, by QoS events, has no time left. The
-//! property `qos` of GstBaseTransform is something else: it drops late frames before the element has seen
+//! `late-policy` says what happens to a frame for which downstream, by QoS events, has no time left. Where the
+//! source is live and the model too slow for its frame rate, a frame that finds the model at work is late as
+//! well, unless the policy is to process it: the source is never held up. The element warns once when the model
+//! is too slow for somebody who waits.
+//!
+//! The property `qos` of GstBaseTransform is something else: it drops late frames before the element has seen
 //! them, whatever the policy.
 //!
 //! ## Statistics
 //!
 //! The property `stats` counts frames (`frames-in`, `frames-out`, `frames-late`, `frames-passed`,
-//! `frames-dropped`) and tiles (`tiles-run`, `tiles-reused`), and has the mean time of a frame's stages in
+//! `frames-dropped`) and tiles (`tiles-run`, `tiles-reused`, and `tiles-failed`, which show the input because
+//! the model's numbers were not finite), and has the mean time of a frame's stages in
 //! nanoseconds (`time-upload`, `time-model`, `time-blend`, `time-download`, `time-total`), the `device` and
-//! the `model` that are used, and the latest `gamma`.
+//! the `model` that are used, and the latest `gamma`. With `message-stats` an element message with this
+//! structure, `application/x-osdd-stats`, comes with the first frame, every second and at the end of the stream.
+//!
+//! ## High dynamic range
+//!
+//! Video with the transfer function PQ or HLG passes unchanged, with a warning: the model does not know it.
 
 mod caps;
 mod convert;
@@ -39,9 +49,11 @@ mod flow;
 mod formats;
 mod imp;
 mod latency;
+mod pace;
 mod pending;
 mod planes;
 mod qos;
+mod reports;
 mod settings;
 mod stats;
 

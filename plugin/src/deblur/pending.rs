@@ -70,6 +70,14 @@ pub(crate) enum Pending {
     Event(gst::Event),
 }
 
+/// How input and output are shown together where the output is as wide as the input, and whether they are named.
+#[derive(Clone, Copy)]
+pub(crate) struct View {
+    /// Where the picture is parted, from the left in 0..=1.
+    pub split_at: Option<f64>,
+    pub labels: bool,
+}
+
 /// What the streaming thread works with. No other thread takes its lock while data flows.
 #[derive(Default)]
 pub(crate) struct Stream {
@@ -128,7 +136,7 @@ impl Stream {
         mut frame: Frame,
         mut input: Frame,
         kept: Kept,
-        split: bool,
+        view: View,
         output: &mut gst::BufferRef,
     ) -> Result<(), glib::BoolError> {
         if kept.fields {
@@ -137,11 +145,17 @@ impl Stream {
                 self.keep_spare(std::mem::replace(frame, woven).data);
             }
         }
-        if self.wide {
+        let border = if self.wide {
+            let border = frame.width;
             let both = compare::side_by_side(&frame, &input, self.take_spare());
             self.keep_spare(std::mem::replace(&mut frame, both).data);
-        } else if split {
-            compare::split(&mut frame, &input);
+            Some(border)
+        } else {
+            view.split_at
+                .map(|position| compare::split(&mut frame, &input, position))
+        };
+        if let (Some(border), true) = (border, view.labels) {
+            compare::label(&mut frame, border);
         }
         kept.metadata.copy_to(output)?;
         let converter = self

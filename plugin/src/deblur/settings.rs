@@ -38,7 +38,10 @@ pub enum Compare {
     #[default]
     #[enum_value(name = "Off: only the output", nick = "off")]
     Off,
-    #[enum_value(name = "Split: left half input, right half output", nick = "split")]
+    #[enum_value(
+        name = "Split: input left of compare-position, output right of it",
+        nick = "split"
+    )]
     Split,
     #[enum_value(
         name = "Side by side: input left, output right, twice as wide",
@@ -74,7 +77,10 @@ pub(crate) struct Settings {
     pub depth: i32,
     pub strength: f64,
     pub compare: Compare,
+    pub compare_position: f64,
+    pub compare_labels: bool,
     pub late_policy: LatePolicy,
+    pub message_stats: bool,
 }
 
 impl Default for Settings {
@@ -90,7 +96,10 @@ impl Default for Settings {
             depth: engine.depth as i32,
             strength: engine.strength,
             compare: Compare::default(),
+            compare_position: 0.5,
+            compare_labels: true,
             late_policy: LatePolicy::default(),
+            message_stats: false,
             model: engine.model,
         }
     }
@@ -136,7 +145,10 @@ impl Settings {
             "depth" => self.depth = get(value),
             "strength" => self.strength = get(value),
             "compare" => self.compare = get(value),
+            "compare-position" => self.compare_position = get(value),
+            "compare-labels" => self.compare_labels = get(value),
             "late-policy" => self.late_policy = get(value),
+            "message-stats" => self.message_stats = get(value),
             _ => unreachable!("GObject asks only for properties that are there"),
         }
     }
@@ -154,7 +166,10 @@ impl Settings {
             "depth" => self.depth.to_value(),
             "strength" => self.strength.to_value(),
             "compare" => self.compare.to_value(),
+            "compare-position" => self.compare_position.to_value(),
+            "compare-labels" => self.compare_labels.to_value(),
             "late-policy" => self.late_policy.to_value(),
+            "message-stats" => self.message_stats.to_value(),
             _ => unreachable!("GObject asks only for properties that are there"),
         }
     }
@@ -236,9 +251,30 @@ pub(crate) fn properties() -> Vec<glib::ParamSpec> {
             .blurb("Show input and output together")
             .mutable_playing()
             .build(),
+        glib::ParamSpecDouble::builder("compare-position")
+            .nick("Compare position")
+            .blurb("Where split parts the picture, from the left: 0 = only the output, 1 = only the input")
+            .minimum(0.0)
+            .maximum(1.0)
+            .default_value(defaults.compare_position)
+            .controllable()
+            .mutable_playing()
+            .build(),
+        glib::ParamSpecBoolean::builder("compare-labels")
+            .nick("Compare labels")
+            .blurb("Write BEFORE and AFTER into compared pictures, where there is room")
+            .default_value(defaults.compare_labels)
+            .mutable_playing()
+            .build(),
         glib::ParamSpecEnum::builder_with_default("late-policy", defaults.late_policy)
             .nick("Late policy")
             .blurb("What happens to a frame that quality of service says is late")
+            .mutable_playing()
+            .build(),
+        glib::ParamSpecBoolean::builder("message-stats")
+            .nick("Message statistics")
+            .blurb("Post the statistics as an element message every second, and at the end of the stream")
+            .default_value(defaults.message_stats)
             .mutable_playing()
             .build(),
         glib::ParamSpecBoxed::builder::<gst::Structure>("stats")

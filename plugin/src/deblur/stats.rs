@@ -1,13 +1,18 @@
 //! What the element counts, and the structure of its property `stats`.
 
 use std::{
+    sync::Mutex,
     sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use osdd::engine::Engine;
 
+use super::lock;
 use super::settings::Settings;
+
+/// Time between two messages of `message-stats`.
+const MESSAGE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Frames since the element started.
 #[derive(Default)]
@@ -38,6 +43,26 @@ pub(crate) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
+/// When the latest message with the statistics was posted.
+#[derive(Default)]
+pub(crate) struct LastMessage(Mutex<Option<Instant>>);
+
+impl LastMessage {
+    pub fn reset(&self) {
+        *lock(&self.0) = None;
+    }
+
+    /// Whether the next message is due, which then counts as posted.
+    pub fn due(&self, now: Instant) -> bool {
+        let mut last = lock(&self.0);
+        let due = last.is_none_or(|last| now.saturating_duration_since(last) >= MESSAGE_INTERVAL);
+        if due {
+            *last = Some(now);
+        }
+        due
+    }
+}
+
 /// The value of `stats`; before the element has started, what it would start with and zeros.
 pub(crate) fn structure(counters: &Counters, settings: &Settings, engine: Option<&Engine>) -> gst::Structure {
     let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -60,8 +85,25 @@ pub(crate) fn structure(counters: &Counters, settings: &Settings, engine: Option
         .field("time-total", ns(engine_stats.times.total))
         .field("tiles-run", engine_stats.tiles_run)
         .field("tiles-reused", engine_stats.tiles_reused)
+        .field("tiles-failed", engine_stats.tiles_failed)
         .field("device", device)
         .field("model", model)
         .field("gamma", settings.gamma)
         .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_due_at_first_and_every_second() {
+        let last = LastMessage::default();
+        let start = Instant::now();
+        let due =
+            [0, 999, 1000, 1999, 2500, 3499, 3500].map(|ms| last.due(start + Duration::from_millis(ms)));
+        assert_eq!(due, [true, false, true, false, true, false, true]);
+        last.reset();
+        assert!(last.due(start));
+    }
 }

@@ -13,8 +13,42 @@ pub fn init() {
     static INIT: Once = Once::new();
     INIT.call_once(|| {
         gst::init().expect("GStreamer starts");
+        // Frames are small and tests run beside each other: threads that wait for each other would take all the time.
+        tch::set_num_threads(1);
         gstosdd::plugin_register_static().expect("the plugin registers");
     });
+}
+
+/// The configuration of [`write_model`].
+pub fn small_config() -> osdd::config::ModelConfig {
+    let json = include_str!("../../../tests/fixtures/small_model.json");
+    osdd::config::ModelConfig::from_json(json, "small_model.json").expect("a configuration")
+}
+
+/// Writes a model with random weights, many times faster than nano.
+pub fn write_model(folder: &std::path::Path, config: osdd::config::ModelConfig, seed: u64) {
+    // Not as training starts, which is with an output of nothing.
+    let random = |(name, shape): (String, Vec<i64>)| {
+        let tensor = osdd::nn::Init::Normal(0.1).values(seed, &name, &shape);
+        (name, tensor.expect("a tensor"))
+    };
+    let shapes = osdd::model::parameter_shapes(&config).expect("shapes");
+    let weights = osdd::weights::Weights {
+        base: shapes.into_iter().map(random).collect(),
+        config,
+        lora_r: None,
+        lora_s: None,
+    };
+    weights.save(folder).expect("the model is written");
+}
+
+/// An element with the model of [`write_model`], and the folder that holds it.
+pub fn small_deblur() -> (gst::Element, tempfile::TempDir) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    write_model(folder.path(), small_config(), 1);
+    let element = deblur();
+    element.set_property("model", folder.path().to_str().expect("UTF-8"));
+    (element, folder)
 }
 
 /// An element whose tiles have the size of the tests' frames.
@@ -135,16 +169,16 @@ fn convert(
     target.into_buffer()
 }
 
-/// One component of a buffer (0 to 3: Y U V A or R G B A), in 16 bits.
-pub fn component(buffer: &gst::Buffer, info: &gst_video::VideoInfo, component: usize) -> Vec<u16> {
+/// The pixels of a buffer in 16 bits, alpha first: A Y U V or A R G B.
+fn unpacked(buffer: &gst::Buffer, info: &gst_video::VideoInfo) -> Vec<[u16; 4]> {
     // In 16 bits also for 8: GstVideoConverter's fast path from YUY2 to AYUV reads beyond frames of odd
     // width.
-    let unpacked = if info.is_rgb() {
+    let format = if info.is_rgb() {
         gst_video::VideoFormat::Argb64
     } else {
         gst_video::VideoFormat::Ayuv64
     };
-    let target = gst_video::VideoInfo::builder(unpacked, info.width(), info.height())
+    let target = gst_video::VideoInfo::builder(format, info.width(), info.height())
         .fps(info.fps())
         .colorimetry(&info.colorimetry())
         .build()
@@ -152,19 +186,26 @@ pub fn component(buffer: &gst::Buffer, info: &gst_video::VideoInfo, component: u
     let source = gst_video::VideoFrame::from_buffer_readable(buffer.clone(), info).expect("a frame");
     let buffer = convert(&source, &target);
     let map = buffer.map_readable().expect("mapped");
-    // Both unpacked formats begin with alpha.
-    let at = 2 * ((component + 1) % 4);
     map.chunks_exact(8)
-        .map(|pixel| u16::from_ne_bytes([pixel[at], pixel[at + 1]]))
+        .map(|pixel| [0, 2, 4, 6].map(|at| u16::from_ne_bytes([pixel[at], pixel[at + 1]])))
+        .collect()
+}
+
+/// One component of a buffer (0 to 3: Y U V A or R G B A), in 16 bits.
+pub fn component(buffer: &gst::Buffer, info: &gst_video::VideoInfo, component: usize) -> Vec<u16> {
+    let pixels = unpacked(buffer, info);
+    pixels
+        .into_iter()
+        .map(|pixel| pixel[(component + 1) % 4])
         .collect()
 }
 
 /// The largest difference between two buffers in any component, in units of 1/255.
 pub fn difference(a: &gst::Buffer, b: &gst::Buffer, info: &gst_video::VideoInfo) -> f64 {
-    (0..4)
-        .flat_map(|at| component(a, info, at).into_iter().zip(component(b, info, at)))
-        .map(|(a, b)| f64::from(a.abs_diff(b)) / 257.0)
-        .fold(0.0, f64::max)
+    let (a, b) = (unpacked(a, info), unpacked(b, info));
+    let samples = a.as_flattened().iter().zip(b.as_flattened());
+    let worst = samples.map(|(a, b)| a.abs_diff(*b)).max();
+    f64::from(worst.unwrap_or_default()) / 257.0
 }
 
 pub fn bytes(buffer: &gst::Buffer) -> Vec<u8> {
@@ -193,13 +234,13 @@ pub fn record(element: &gst::Element) -> Arc<Mutex<Vec<String>>> {
     log
 }
 
-/// Plays a pipeline to its end and returns the errors that came instead.
+/// Plays a pipeline to its end and returns the errors that came instead. It fails rather than waits forever.
 pub fn play(pipeline: &gst::Pipeline) -> Vec<glib::Error> {
     let bus = pipeline.bus().expect("a bus");
     let mut errors = Vec::new();
     if pipeline.set_state(gst::State::Playing).is_ok() {
         let wanted = [gst::MessageType::Eos, gst::MessageType::Error];
-        match bus.timed_pop_filtered(gst::ClockTime::from_seconds(120), &wanted) {
+        match bus.timed_pop_filtered(gst::ClockTime::from_seconds(900), &wanted) {
             Some(message) if message.type_() == gst::MessageType::Eos => {}
             Some(message) => bus.post(message).expect("posted again"),
             None => panic!("the pipeline neither ends nor fails"),
@@ -212,6 +253,32 @@ pub fn play(pipeline: &gst::Pipeline) -> Vec<glib::Error> {
     }
     pipeline.set_state(gst::State::Null).expect("the pipeline stops");
     errors
+}
+
+/// A bus for an element without a pipeline.
+pub fn bus_of(element: &gst::Element) -> gst::Bus {
+    // Messages that nobody read hold pads, and GStreamer frees a bus that is replaced with the element locked.
+    if let Some(old) = element.bus() {
+        old.set_flushing(true);
+    }
+    let bus = gst::Bus::new();
+    element.set_bus(Some(&bus));
+    bus
+}
+
+/// The messages of a type that have come so far, others are thrown away.
+pub fn messages(bus: &gst::Bus, kind: gst::MessageType) -> Vec<gst::Message> {
+    std::iter::from_fn(|| bus.pop_filtered(&[kind])).collect()
+}
+
+/// The errors, or the warnings, among the messages that have come so far.
+pub fn complaints(bus: &gst::Bus, kind: gst::MessageType) -> Vec<glib::Error> {
+    let complaint = |message: gst::Message| match message.view() {
+        gst::MessageView::Error(error) => error.error(),
+        gst::MessageView::Warning(warning) => warning.error(),
+        other => panic!("neither an error nor a warning: {other:?}"),
+    };
+    messages(bus, kind).into_iter().map(complaint).collect()
 }
 
 pub fn stat(element: &gst::Element, name: &str) -> u64 {

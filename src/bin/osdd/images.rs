@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Error, Result};
 use image::ImageFormat;
-use osdd::compare::{side_by_side, split};
+use osdd::compare::{label, side_by_side, split};
 use osdd::engine::{Engine, Output};
 use osdd::frame::Frame;
 
@@ -37,8 +37,15 @@ pub(crate) fn deblur(
     let mut frame = result.frame;
     match compare {
         Compare::Off => {}
-        Compare::Split => split(&mut frame, &result.input),
-        Compare::SideBySide => frame = side_by_side(&frame, &result.input, Vec::new()),
+        Compare::Split => {
+            let border = split(&mut frame, &result.input, 0.5);
+            label(&mut frame, border);
+        }
+        Compare::SideBySide => {
+            let border = frame.width;
+            frame = side_by_side(&frame, &result.input, Vec::new());
+            label(&mut frame, border);
+        }
     }
     let file = PendingFile::create(output).map_err(Step::File)?;
     origin

@@ -1,0 +1,54 @@
+//! Keeping pace with a live source where the model is slower than its frames come.
+//!
+//! Downstream's QoS events are not enough: a sink that does not synchronise sends none, and a camera whose frames wait
+//! for the model loses frames where nobody counts them.
+
+use gst_base::{prelude::*, subclass::prelude::*};
+use osdd::engine::Engine;
+
+use super::flow::Wait;
+use super::imp::OsddDeblur;
+use super::latency::Overrun;
+use super::lock;
+use super::qos::Late;
+use super::settings::LatePolicy;
+
+impl OsddDeblur {
+    /// Whether frames may not wait for the model: the source is live, the user lets late frames go, and the model is too
+    /// slow for the frame rate.
+    fn hurried(&self, policy: LatePolicy) -> Option<Overrun> {
+        (policy != LatePolicy::Process && self.latency.is_live())
+            .then(|| self.latency.overrun())
+            .flatten()
+    }
+
+    /// How long the output of a frame that has just come may be waited for.
+    pub(super) fn patience(&self) -> Wait {
+        let policy = lock(&self.settings).late_policy;
+        match self.hurried(policy) {
+            Some(_) => Wait::No,
+            None => Wait::ForRoom,
+        }
+    }
+
+    /// Whether a frame finds the model at work with no time to wait for it, which makes it late. One frame at a time is
+    /// then in the engine, so that those behind it wait no longer than the latency that is reported.
+    pub(super) fn no_time(
+        &self,
+        engine: &Engine,
+        policy: LatePolicy,
+        running_time: Option<gst::ClockTime>,
+    ) -> Result<Option<Late>, gst::FlowError> {
+        let Some(overrun) = self.hurried(policy) else {
+            return Ok(None);
+        };
+        while let Some(output) = self.next_output(Wait::No)? {
+            self.obj().src_pad().push(output)?;
+        }
+        Ok((engine.in_flight() > 0).then(|| Late {
+            running_time,
+            jitter: i64::try_from((overrun.taken - overrun.available).nseconds()).unwrap_or(i64::MAX),
+            proportion: overrun.factor(),
+        }))
+    }
+}

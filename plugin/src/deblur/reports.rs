@@ -1,0 +1,107 @@
+//! What the element says on the bus while it works: statistics, and warnings, each at most once from start to stop.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use gst_base::subclass::prelude::*;
+
+use super::imp::OsddDeblur;
+use super::lock;
+use super::settings::LatePolicy;
+use super::stats;
+
+/// Frames before the mean time of a frame is worth a warning: the first ones are slower.
+const FRAMES_TO_JUDGE: u64 = 16;
+
+/// The warnings that have been posted.
+#[derive(Default)]
+pub(crate) struct Warned {
+    hdr: AtomicBool,
+    slow: AtomicBool,
+    failed_tiles: AtomicBool,
+}
+
+impl Warned {
+    pub fn reset(&self) {
+        for flag in [&self.hdr, &self.slow, &self.failed_tiles] {
+            flag.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Which message with the statistics to post.
+#[derive(PartialEq, Eq)]
+pub(super) enum StatsMessage {
+    WhenDue,
+    Last,
+}
+
+fn first(flag: &AtomicBool) -> bool {
+    !flag.swap(true, Ordering::Relaxed)
+}
+
+impl OsddDeblur {
+    /// Posts the statistics where `message-stats` asks for them.
+    pub(super) fn post_stats(&self, which: StatsMessage) {
+        let wanted = lock(&self.settings).message_stats;
+        if wanted && (which == StatsMessage::Last || self.last_message.due(Instant::now())) {
+            let message = gst::message::Element::builder(self.stats()).src(&*self.obj());
+            self.post(message.build());
+        }
+    }
+
+    /// The value of the property `stats`.
+    pub(super) fn stats(&self) -> gst::Structure {
+        let settings = lock(&self.settings).clone();
+        let engine = lock(&self.engine).clone();
+        stats::structure(&self.counters, &settings, engine.as_deref())
+    }
+
+    pub(super) fn warn_of_hdr(&self, caps: &gst::Caps) {
+        if first(&self.warned.hdr) {
+            gst::element_imp_warning!(
+                self,
+                gst::StreamError::NotImplemented,
+                ("HDR video (PQ or HLG) passes unchanged. Convert it to standard dynamic range before osdddeblur."),
+                ["caps {caps}"]
+            );
+        }
+    }
+
+    /// Warns of a model that is too slow where somebody waits for it: a live source, or a sink that says it is behind.
+    pub(super) fn warn_if_slow(&self) {
+        let Some(overrun) = self.latency.overrun() else {
+            return;
+        };
+        let waited_for = self.latency.is_live() || self.qos.is_behind();
+        if !waited_for || self.latency.frames() < FRAMES_TO_JUDGE || !first(&self.warned.slow) {
+            return;
+        }
+        let advice = match lock(&self.settings).late_policy {
+            LatePolicy::Process => "Set late-policy to passthrough or drop, or make the video smaller",
+            LatePolicy::Passthrough | LatePolicy::Drop => "Make the video smaller",
+        };
+        gst::element_imp_warning!(
+            self,
+            gst::CoreError::Clock,
+            (
+                "Deblurring is {:.1} times too slow: a frame takes {:.1} ms and the frame rate leaves {:.1} ms. {advice} before osdddeblur, or use a faster device or model.",
+                overrun.factor(),
+                overrun.taken.useconds() as f64 / 1e3,
+                overrun.available.useconds() as f64 / 1e3
+            ),
+            ["{}", self.stats()]
+        );
+    }
+
+    pub(super) fn warn_of_failed_tiles(&self) {
+        if first(&self.warned.failed_tiles) {
+            gst::element_imp_warning!(
+                self,
+                gst::LibraryError::Failed,
+                ("The model gave numbers that are not finite: those tiles show the input. Set \"precision\" to fp32, or choose another model."),
+                ["{}", self.stats()]
+            );
+        }
+    }
+}

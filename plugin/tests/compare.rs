@@ -1,0 +1,159 @@
+//! Input and output in one picture: side by side, or parted by a line that moves, with labels.
+
+mod common;
+
+use common::*;
+use gst::prelude::*;
+
+#[test]
+fn side_by_side_doubles_the_width_and_can_be_switched_on_and_off() {
+    let element = deblur();
+    let (width, height) = (17, 13);
+    let caps = caps("RGBA", width, height);
+    let mut harness = harness(&element);
+    let log = record(&element);
+    harness.set_src_caps(caps.clone());
+    let input = noise(&info(&caps), 0);
+    for (index, compare) in ["off", "side-by-side", "side-by-side", "split", "off"]
+        .into_iter()
+        .enumerate()
+    {
+        element.set_property_from_str("compare", compare);
+        // Both ways of a frame: through the engine, and past it.
+        element.set_property("strength", if index == 2 { 0.0 } else { 1.0 });
+        let mut input = input.clone();
+        input.make_mut().set_pts(pts(index as u64));
+        harness.push(input).expect("a frame is taken");
+    }
+    assert!(harness.push_event(gst::event::Eos::new()));
+    let outputs = std::iter::from_fn(|| harness.try_pull()).collect::<Vec<_>>();
+    let plain = bytes(&input).len();
+    let sizes = outputs.iter().map(|output| output.size()).collect::<Vec<_>>();
+    assert_eq!(sizes, [plain, 2 * plain, 2 * plain, plain, plain]);
+    let log = log.lock().expect("the record").clone();
+    let log = log
+        .iter()
+        .filter(|line| !["stream-start", "segment"].contains(&line.as_str()))
+        .collect::<Vec<_>>();
+    assert_eq!(log, ["caps", "0", "caps", "1", "2", "caps", "3", "4", "eos"]);
+
+    let stride = 4 * width as usize;
+    for (output, input) in bytes(&outputs[1])
+        .chunks(2 * stride)
+        .zip(bytes(&input).chunks(stride))
+    {
+        assert_eq!(&output[..stride], input, "the input is on the left");
+        assert_ne!(&output[stride..], input, "the output is on the right");
+    }
+    for (output, input) in bytes(&outputs[2])
+        .chunks(2 * stride)
+        .zip(bytes(&input).chunks(stride))
+    {
+        assert_eq!(
+            output,
+            [input, input].concat(),
+            "with strength 0 both are the input"
+        );
+    }
+}
+
+#[test]
+fn split_shows_the_input_to_the_bit_on_the_left() {
+    for format in ["RGB", "Y444", "GRAY8"] {
+        let element = deblur();
+        element.set_property_from_str("compare", "split");
+        let caps = caps(format, 64, 48);
+        let info = info(&caps);
+        let mut harness = harness(&element);
+        harness.set_src_caps(caps);
+        let input = noise(&info, 0);
+        harness.push(input.clone()).expect("a frame is taken");
+        assert!(harness.push_event(gst::event::Eos::new()));
+        let output = harness.pull().expect("a frame");
+        let half = 32 * usize::try_from(info.comp_pstride(0)).expect("positive");
+        let stride = info.stride()[0] as usize;
+        let mut changed = false;
+        for (output, input) in bytes(&output).chunks(stride).zip(bytes(&input).chunks(stride)) {
+            assert_eq!(output[..half], input[..half], "{format}");
+            changed |= output[half + 3..] != input[half + 3..];
+        }
+        assert!(changed, "{format}: the output is on the right");
+    }
+}
+
+/// One frame through an element of its own, with properties given as text.
+fn compared(caps: &gst::Caps, input: &gst::Buffer, properties: &[(&str, &str)]) -> Vec<u8> {
+    let (element, _folder) = small_deblur();
+    for (name, value) in properties {
+        element.set_property_from_str(name, value);
+    }
+    let mut harness = harness(&element);
+    harness.set_src_caps(caps.clone());
+    harness.push(input.clone()).expect("a frame is taken");
+    assert!(harness.push_event(gst::event::Eos::new()));
+    bytes(&harness.pull().expect("a frame"))
+}
+
+#[test]
+fn the_line_moves_with_compare_position() {
+    let caps = caps("RGBA", 64, 48);
+    let input = noise(&info(&caps), 0);
+    let before = bytes(&input);
+    let after = compared(&caps, &input, &[]);
+    let at = |position| {
+        let properties = [
+            ("compare", "split"),
+            ("compare-position", position),
+            ("compare-labels", "false"),
+        ];
+        compared(&caps, &input, &properties)
+    };
+    assert!(at("0") == after, "only the output");
+    assert!(at("1") == before, "only the input");
+    let parted = at("0.25");
+    for ((parted, before), after) in parted.chunks(256).zip(before.chunks(256)).zip(after.chunks(256)) {
+        assert_eq!(parted[..64], before[..64]);
+        assert_eq!(parted[64..67], [255; 3]);
+        assert_eq!(parted[68..], after[68..]);
+    }
+}
+
+#[test]
+fn compare_position_can_be_moved_while_frames_flow() {
+    let (element, _folder) = small_deblur();
+    element.set_property("depth", 1);
+    element.set_property_from_str("compare", "split");
+    let caps = caps("GRAY8", 64, 48);
+    let mut harness = harness(&element);
+    harness.set_src_caps(caps.clone());
+    let input = gst::Buffer::from_slice(vec![100; 64 * 48]);
+    for column in [5, 40, 63] {
+        element.set_property("compare-position", f64::from(column) / 64.0);
+        harness.push(input.clone()).expect("a frame is taken");
+        let row = bytes(&harness.pull().expect("a frame"))[..64].to_vec();
+        assert_eq!(
+            row.iter().position(|&value| value > 250),
+            Some(column as usize),
+            "{row:?}"
+        );
+    }
+}
+
+#[test]
+fn labels_name_both_pictures_and_can_be_left_out() {
+    let caps = caps("RGB", 100, 48);
+    let input = gst::Buffer::from_slice(vec![100; info(&caps).size()]);
+    for (compare, width) in [("split", 100), ("side-by-side", 200)] {
+        let look = |labels| compared(&caps, &input, &[("compare", compare), ("compare-labels", labels)]);
+        let (with, without) = (look("true"), look("false"));
+        let stride = with.len() / 48;
+        let changed = (0..width)
+            .filter(|column| {
+                (0..48).any(|y| with[y * stride + 3 * column] != without[y * stride + 3 * column])
+            })
+            .collect::<Vec<_>>();
+        // 39 columns for BEFORE and 33 for AFTER, two from the edges.
+        let expected = (2..41).chain(width - 35..width - 2).collect::<Vec<_>>();
+        assert_eq!(changed, expected, "{compare}");
+    }
+}
