@@ -26,6 +26,10 @@ fn times(sink: &gst::Element) -> Arc<Mutex<Vec<Times>>> {
     times
 }
 
+fn taken(times: &Mutex<Vec<Times>>) -> Vec<Times> {
+    std::mem::take(&mut times.lock().expect("the times"))
+}
+
 fn sink() -> gst::Element {
     gst::ElementFactory::make("fakesink")
         .property("sync", false)
@@ -61,8 +65,7 @@ fn decoded(file: &Path, decoder: &str, element: &gst::Element) -> Vec<Times> {
     });
     let errors = play(&pipeline);
     assert!(errors.is_empty(), "{}: {errors:?}", file.display());
-    let times = times.lock().expect("the times").clone();
-    times
+    taken(&times)
 }
 
 /// Plays a file with playbin and the element as its video filter.
@@ -80,8 +83,7 @@ fn played(file: &Path, element: &gst::Element) -> Vec<Times> {
     let playbin = playbin.downcast::<gst::Pipeline>().expect("a pipeline");
     let errors = play(&playbin);
     assert!(errors.is_empty(), "{}: {errors:?}", file.display());
-    let times = times.lock().expect("the times").clone();
-    times
+    taken(&times)
 }
 
 fn identity() -> gst::Element {

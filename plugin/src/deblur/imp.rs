@@ -195,7 +195,7 @@ impl BaseTransformImpl for OsddDeblur {
         let (sink_info, src_info) = (info(incaps)?, info(outcaps)?);
         if sink_info.interlace_mode() == gst_video::VideoInterlaceMode::Fields {
             // Once, though every frame negotiates again.
-            self.fail(gst::error_msg!(
+            let _ = self.fail(gst::error_msg!(
                 gst::StreamError::Format,
                 ("Video with its fields apart is not supported. Put \"deinterlace\" before osdddeblur."),
                 ["caps {incaps}"]
