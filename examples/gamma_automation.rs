@@ -9,6 +9,8 @@
 //!
 //! GStreamer must find the plugin: `make install`, or GST_PLUGIN_PATH=target/release.
 
+use std::process::ExitCode;
+
 use anyhow::{Context, Result, bail};
 use gst::prelude::*;
 use gst_controller::prelude::*;
@@ -16,7 +18,17 @@ use gst_controller::prelude::*;
 /// Gamma at times of the stream, in seconds; between them it moves in a straight line.
 const CURVE: [(u64, f64); 4] = [(0, 1.0), (2, 1.0), (4, 0.2), (6, 0.8)];
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("gamma_automation: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     let (mut file, mut sink) = (None, "autovideosink");
     for argument in std::env::args().skip(1) {
         match argument.as_str() {
