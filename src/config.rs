@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::nn::{BlockKind, NormKind};
 use crate::{Error, Result};
 
+/// Channels that no layer has more of.
+const MAX_WIDTH: i64 = 1 << 16;
+
 /// Everything that shapes a model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -161,35 +164,59 @@ impl ModelConfig {
     }
 
     fn check(&self) -> Result<(), String> {
+        self.check_ranges()?;
+        self.check_widths()?;
+        let s = &self.scheduler;
+        let betas = s.beta_start > 0.0 && s.beta_end >= s.beta_start && s.beta_end < 1.0;
+        if !betas || s.timestep >= s.num_train_timesteps {
+            return Err(format!(
+                "scheduler: betas {}..{} must lie in (0, 1) and timestep {} below {}",
+                s.beta_start, s.beta_end, s.timestep, s.num_train_timesteps
+            ));
+        }
+        Ok(())
+    }
+
+    /// The upper ends are far above any model's: a file that is broken must not make layers until memory runs out.
+    fn check_ranges(&self) -> Result<(), String> {
+        let (vae, unet) = (&self.vae, &self.unet);
+        let count = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
+        #[rustfmt::skip]
+        let ranges = [
+            ("vae.latent_channels", vae.latent_channels, 1, MAX_WIDTH),
+            ("vae.block_out_channels: levels", count(vae.block_out_channels.len()), 1, 8),
+            ("vae.layers_per_block", count(vae.layers_per_block), 1, 64),
+            ("vae.decoder_layers_per_block", count(vae.decoder_layers_per_block), 1, 64),
+            ("vae.skip_layers", count(vae.skip_layers), 0, 64),
+            ("vae.patch_size", vae.patch_size, 1, 64),
+            ("unet.block_out_channels: levels", count(unet.block_out_channels.len()), 1, 8),
+            ("unet.layers_per_block", count(unet.layers_per_block), 1, 64),
+            ("unet.cross_attention_dim", unet.cross_attention_dim, 1, MAX_WIDTH),
+            ("unet.time_embed_dim", unet.time_embed_dim, 0, MAX_WIDTH),
+            ("unet.ff_mult", unet.ff_mult, 1, 64),
+            ("prompt.tokens", self.prompt.tokens, 1, MAX_WIDTH),
+            ("lora.rank", self.lora.rank, 1, MAX_WIDTH),
+            ("scheduler.num_train_timesteps", count(self.scheduler.num_train_timesteps), 1, 1_000_000),
+        ];
+        match ranges
+            .iter()
+            .find(|(_, value, min, max)| !(min..=max).contains(&value))
+        {
+            Some((name, value, min, max)) => Err(format!("{name} = {value}, must be {min} to {max}")),
+            None => Ok(()),
+        }
+    }
+
+    fn check_widths(&self) -> Result<(), String> {
         let (vae, unet) = (&self.vae, &self.unet);
         let levels = unet.block_out_channels.len();
-        if vae.block_out_channels.is_empty() || levels == 0 {
-            return Err("block_out_channels is empty".into());
-        }
         if unet.cross_attention.len() != levels || unet.num_attention_heads.len() != levels {
             return Err(format!(
                 "cross_attention and num_attention_heads need {levels} entries, one a level"
             ));
         }
-        let positive = [
-            ("vae.latent_channels", vae.latent_channels),
-            ("vae.layers_per_block", vae.layers_per_block as i64),
-            (
-                "vae.decoder_layers_per_block",
-                vae.decoder_layers_per_block as i64,
-            ),
-            ("vae.patch_size", vae.patch_size),
-            ("unet.layers_per_block", unet.layers_per_block as i64),
-            ("unet.cross_attention_dim", unet.cross_attention_dim),
-            ("unet.ff_mult", unet.ff_mult),
-            ("prompt.tokens", self.prompt.tokens),
-            ("lora.rank", self.lora.rank),
-        ];
-        if let Some((name, value)) = positive.iter().find(|(_, value)| *value < 1) {
-            return Err(format!("{name} = {value}, must be at least 1"));
-        }
-        let widths = vae.block_out_channels.iter().chain(&unet.block_out_channels);
-        if let Some(width) = widths.clone().find(|width| **width < 1) {
+        let mut widths = vae.block_out_channels.iter().chain(&unet.block_out_channels);
+        if let Some(width) = widths.find(|width| !(1..=MAX_WIDTH).contains(*width)) {
             return Err(format!("a width of {width} in block_out_channels"));
         }
         for (norm, widths) in [
@@ -211,12 +238,6 @@ impl ModelConfig {
                 ));
             }
         }
-        if unet.time_embed_dim < 0 {
-            return Err(format!(
-                "unet.time_embed_dim = {}, must be at least 0",
-                unet.time_embed_dim
-            ));
-        }
         if unet.block_out_channels[0] % 2 != 0 {
             return Err("the first UNet width must be even, for the time embedding".into());
         }
@@ -224,14 +245,6 @@ impl ModelConfig {
             return Err(format!(
                 "vae.scaling_factor = {}, must be above 0",
                 vae.scaling_factor
-            ));
-        }
-        let s = &self.scheduler;
-        let betas = s.beta_start > 0.0 && s.beta_end >= s.beta_start && s.beta_end < 1.0;
-        if !betas || s.timestep >= s.num_train_timesteps {
-            return Err(format!(
-                "scheduler: betas {}..{} must lie in (0, 1) and timestep {} below {}",
-                s.beta_start, s.beta_end, s.timestep, s.num_train_timesteps
             ));
         }
         Ok(())

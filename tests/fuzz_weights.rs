@@ -1,0 +1,133 @@
+//! Model files at random: bytes that changed, files that end early, configurations that say anything. Loading them gives a
+//! model or an error, never a panic. `PROPTEST_CASES` sets the number of cases.
+
+use std::path::Path;
+
+use osdd::config::ModelConfig;
+use osdd::engine::{Device, Engine, EngineConfig};
+use osdd::frame::{Frame, PixelFormat};
+use osdd::nn::Init;
+use osdd::weights::Weights;
+use proptest::prelude::*;
+use serde_json::Value;
+
+const CONFIG: &str = include_str!("fixtures/small_model.json");
+
+/// The files of a good model.
+fn good() -> (tempfile::TempDir, Vec<u8>) {
+    let config = ModelConfig::from_json(CONFIG, "small_model").expect("a configuration");
+    let shapes = osdd::model::parameter_shapes(&config).expect("shapes");
+    let random = |(name, shape): (String, Vec<i64>)| {
+        let tensor = Init::Normal(0.1).values(1, &name, &shape).expect("a tensor");
+        (name, tensor)
+    };
+    let weights = Weights {
+        config,
+        base: shapes.into_iter().map(random).collect(),
+        lora_r: None,
+        lora_s: None,
+    };
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    weights.save(folder.path()).expect("saved");
+    let bytes = std::fs::read(folder.path().join("model.safetensors")).expect("read");
+    (folder, bytes)
+}
+
+/// A model that loads must also run, or say why not.
+fn load_and_run(folder: &Path) {
+    if Weights::from_dir(folder).is_err() {
+        return;
+    }
+    let config = EngineConfig {
+        model: folder.display().to_string(),
+        device: Device::Cpu,
+        tile_size: 0,
+        ..EngineConfig::default()
+    };
+    if let Ok(engine) = Engine::new(config)
+        && engine.send(Frame::new(16, 16, PixelFormat::Rgb8)).is_ok()
+    {
+        let _ = engine.receive();
+    }
+}
+
+/// Places in a file: half of them in the header, where a byte means most.
+fn place() -> impl Strategy<Value = usize> {
+    prop_oneof![0..9_usize, 0..6000_usize, any::<usize>()]
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Byte(usize, u8),
+    End(usize),
+    Append(Vec<u8>),
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        6 => (place(), any::<u8>()).prop_map(|(at, value)| Change::Byte(at, value)),
+        1 => place().prop_map(Change::End),
+        1 => proptest::collection::vec(any::<u8>(), 0..20).prop_map(Change::Append),
+    ]
+}
+
+fn json_value() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        (-3_i64..40).prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        "[a-z]{0,6}".prop_map(Value::from),
+        proptest::collection::vec(-1_i64..20, 0..4).prop_map(Value::from),
+    ]
+}
+
+/// Every value that is not an object, in the order of the file.
+fn leaves(value: &mut Value) -> Vec<&mut Value> {
+    match value {
+        Value::Object(fields) => fields.values_mut().flat_map(leaves).collect(),
+        leaf => vec![leaf],
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn weight_files_of_any_bytes(changes in proptest::collection::vec(change(), 1..4)) {
+        let (folder, mut bytes) = good();
+        for change in changes {
+            let length = bytes.len().max(1);
+            match change {
+                Change::Byte(at, value) => {
+                    if let Some(byte) = bytes.get_mut(at % length) {
+                        *byte = value;
+                    }
+                }
+                Change::End(at) => bytes.truncate(at % length),
+                Change::Append(more) => bytes.extend(more),
+            }
+        }
+        std::fs::write(folder.path().join("model.safetensors"), bytes).expect("written");
+        load_and_run(folder.path());
+    }
+
+    #[test]
+    fn configurations_of_any_values(changes in proptest::collection::vec((any::<prop::sample::Index>(), json_value()), 1..3)) {
+        let (folder, _) = good();
+        let mut config = serde_json::from_str::<Value>(CONFIG).expect("JSON");
+        for (which, value) in changes {
+            let mut leaves = leaves(&mut config);
+            let index = which.index(leaves.len());
+            *leaves[index] = value;
+        }
+        std::fs::write(folder.path().join("config.json"), config.to_string()).expect("written");
+        load_and_run(folder.path());
+    }
+
+    #[test]
+    fn configurations_of_any_text(text in ".{0,300}") {
+        prop_assert!(ModelConfig::from_json(&text, "any").is_err());
+    }
+}
