@@ -149,6 +149,18 @@ fn every_frame_keeps_its_own_metadata() {
         gst_video::VideoRegionOfInterestMeta::add(writable, "face", corner);
         let reference = gst::Caps::builder("timestamp/x-test").build();
         gst::ReferenceTimestampMeta::add(writable, &reference, pts(100 + index), gst::ClockTime::NONE);
+        let timecode = gst_video::VideoTimeCode::new(
+            gst::Fraction::new(25, 1),
+            None,
+            gst_video::VideoTimeCodeFlags::empty(),
+            10,
+            59,
+            59,
+            index as u32,
+            0,
+        );
+        let timecode = timecode.try_into().expect("a valid time code");
+        gst_video::VideoTimeCodeMeta::add(writable, &timecode);
         if index == 4 {
             writable.set_pts(gst::ClockTime::NONE);
             writable.set_duration(gst::ClockTime::NONE);
@@ -190,6 +202,11 @@ fn every_frame_keeps_its_own_metadata() {
                 .expect("a reference")
         };
         assert_eq!(reference(&input), reference(&output));
+        let timecode = |buffer: &gst::Buffer| {
+            let meta = buffer.meta::<gst_video::VideoTimeCodeMeta>();
+            meta.map(|meta| meta.tc().to_string()).expect("a time code")
+        };
+        assert_eq!(timecode(&input), timecode(&output));
     }
 }
 
