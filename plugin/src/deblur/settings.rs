@@ -268,7 +268,7 @@ pub(crate) fn properties() -> Vec<glib::ParamSpec> {
             .build(),
         glib::ParamSpecEnum::builder_with_default("late-policy", defaults.late_policy)
             .nick("Late policy")
-            .blurb("What happens to a frame that quality of service says is late")
+            .blurb("What happens to a frame that is late: by QoS, or on a live source that the model cannot follow")
             .mutable_playing()
             .build(),
         glib::ParamSpecBoolean::builder("message-stats")
