@@ -132,7 +132,7 @@ impl Source for TensorMap {
     }
 }
 
-/// Creates every parameter that is asked for, in float32 on the CPU.
+/// Creates every parameter that is asked for, in float32 on the CPU; each may be asked for once, else it panics.
 #[derive(Default)]
 pub struct Initializer {
     seed: u64,
@@ -156,9 +156,12 @@ impl Initializer {
 impl Source for Initializer {
     fn fetch(&self, name: &str, shape: &[i64], init: Init) -> Result<Tensor> {
         let tensor = init.values(self.seed, name, shape)?;
-        self.made
+        let earlier = self
+            .made
             .borrow_mut()
             .insert(name.to_owned(), tensor.shallow_clone());
+        // The layers of the first request would hold other values than what is trained and saved.
+        assert!(earlier.is_none(), "{name} was created twice");
         Ok(tensor)
     }
 }
