@@ -104,6 +104,7 @@ fn check(file: &Path) -> usize {
     let (element, _folder) = small_deblur();
     element.set_property("tile-size", 512);
     let with_identity = played(file, &identity());
+    // Its frames may be others than decodebin's: playbin deinterlaces.
     assert!(!with_identity.is_empty(), "{}", file.display());
     assert_eq!(
         played(file, &element),

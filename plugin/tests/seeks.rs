@@ -121,6 +121,12 @@ fn like_identity(scenario: fn(&Player) -> Vec<String>) {
 
 const FLUSH: gst::SeekFlags = gst::SeekFlags::FLUSH.union(gst::SeekFlags::ACCURATE);
 
+/// Frames of before a flush are gone; the segment is the first of what comes after it.
+fn since_the_last_segment(mut taken: Vec<String>) -> Vec<String> {
+    let begin = taken.iter().rposition(|line| line.starts_with("segment"));
+    taken.split_off(begin.expect("a segment"))
+}
+
 #[test]
 fn flushing_seeks_forth_and_back() {
     like_identity(|player| {
@@ -132,13 +138,7 @@ fn flushing_seeks_forth_and_back() {
             player.settled();
             player.settle(gst::State::Playing);
             player.wait_for(gst::MessageType::Eos);
-            let taken = player.taken();
-            // Frames of before the flush are gone; the segment is the first of what comes after it.
-            let begin = taken
-                .iter()
-                .rposition(|line| line.starts_with("segment"))
-                .expect("a segment");
-            all.extend_from_slice(&taken[begin..]);
+            all.extend(since_the_last_segment(player.taken()));
         }
         all
     });
@@ -183,12 +183,7 @@ fn trick_modes_run_fast_slowly_and_backwards() {
             player.settled();
             player.settle(gst::State::Playing);
             player.wait_for(gst::MessageType::Eos);
-            let taken = player.taken();
-            let begin = taken
-                .iter()
-                .rposition(|line| line.starts_with("segment"))
-                .expect("a segment");
-            all.extend_from_slice(&taken[begin..]);
+            all.extend(since_the_last_segment(player.taken()));
         }
         all
     });

@@ -235,15 +235,6 @@ impl Soak {
     }
 }
 
-fn resident_bytes() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").expect("the process's memory");
-    let pages = statm
-        .split_whitespace()
-        .nth(1)
-        .and_then(|pages| pages.parse::<u64>().ok());
-    4096 * pages.expect("a number of pages")
-}
-
 #[test]
 fn every_frame_comes_out_once_whatever_happens() {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());

@@ -65,15 +65,6 @@ fn living(tracer: &gst::Tracer) -> std::collections::BTreeMap<String, i64> {
     count
 }
 
-fn resident_bytes() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").expect("the process's memory");
-    let pages = statm
-        .split_whitespace()
-        .nth(1)
-        .and_then(|pages| pages.parse::<u64>().ok());
-    4096 * pages.expect("a number of pages")
-}
-
 /// NULL to PLAYING to NULL, with the model loaded anew each time and frames left in flight every other time.
 fn cycle(pipeline: &gst::Pipeline, number: usize) {
     let bus = pipeline.bus().expect("a bus");

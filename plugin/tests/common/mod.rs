@@ -287,3 +287,13 @@ pub fn stat(element: &gst::Element, name: &str) -> u64 {
         .get(name)
         .expect("a count")
 }
+
+/// Memory of this process that is in use.
+pub fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("the process's memory");
+    let pages = statm
+        .split_whitespace()
+        .nth(1)
+        .and_then(|pages| pages.parse::<u64>().ok());
+    4096 * pages.expect("a number of pages")
+}
