@@ -84,6 +84,11 @@ fn samples_have_the_same_bytes_on_any_machine() {
                 r#", "shot_noise_levels": 4, "read_noise_levels": 0.2, "jpeg_share": 1, "keep_inside": true"#,
             ),
         ),
+        ("H.264", only("trajectory", r#", "h264_share": 1"#)),
+        (
+            "4:2:0",
+            only("sharp", r#", "chroma_subsampling_share": 1, "jpeg_share": 0.5"#),
+        ),
     ];
     let made: Vec<String> = cases
         .iter()
@@ -104,7 +109,9 @@ fn samples_have_the_same_bytes_on_any_machine() {
             "rotation e347792233246967",
             "layered 61cbdd7e044ac202",
             "defocus fd57d4c6f08f8186",
-            "degraded 1a89517851c38004"
+            "degraded 1a89517851c38004",
+            "H.264 39e58f5fc4dea98f",
+            "4:2:0 07002078cbe12810"
         ]
     );
 }

@@ -199,6 +199,12 @@ pub struct MixConfig {
     pub jpeg_share: f64,
     /// Quality of that, 1 to 100.
     pub jpeg_quality: [usize; 2],
+    /// Share of samples that a video encoder compresses after all else, instead of JPEG. Real pairs never are.
+    pub h264_share: f64,
+    /// Quantiser of that, 1 to 51.
+    pub h264_qp: [usize; 2],
+    /// Share of the other samples whose colour has half the resolution (4:2:0). Real pairs stay as they are.
+    pub chroma_subsampling_share: f64,
     /// Share of synthetic blur whose highlights are restored above full scale before blurring, then
     /// clipped.
     pub saturation_share: f64,
@@ -241,6 +247,9 @@ impl Default for MixConfig {
             read_noise_levels: 0.0,
             jpeg_share: 0.0,
             jpeg_quality: [60, 95],
+            h264_share: 0.0,
+            h264_qp: [16, 36],
+            chroma_subsampling_share: 0.0,
             saturation_share: 0.1,
             saturation_gain: [1.5, 8.0],
             keep_inside: false,
@@ -341,6 +350,7 @@ impl MixConfig {
                 100,
                 "low <= high, each 1 to 100",
             ),
+            ("h264_qp", self.h264_qp, 51, "low <= high, each 1 to 51"),
         ] {
             if !(1 <= low && low <= high && high <= most) {
                 return illegal(field, format!("{:?}", [low, high]), legal);
@@ -355,6 +365,13 @@ impl MixConfig {
             ("scale_share", self.scale_share, 1.0, "0 to 1"),
             ("saturation_share", self.saturation_share, 1.0, "0 to 1"),
             ("jpeg_share", self.jpeg_share, 1.0, "0 to 1"),
+            ("h264_share", self.h264_share, 1.0, "0 to 1"),
+            (
+                "chroma_subsampling_share",
+                self.chroma_subsampling_share,
+                1.0,
+                "0 to 1",
+            ),
             (
                 "background_motion_share",
                 self.background_motion_share,

@@ -3,7 +3,7 @@
 //! [`Sources`] holds images, [`sample()`] makes one crop from its index, [`Loader`] makes batches on other threads. A
 //! sample is drawn as a [`Recipe`], then rendered; blur is computed in linear light: [`Trajectory`] to [`Kernel`] to
 //! convolution, a path of camera poses ([`Rotation`]), moving layers ([`Layering`]), or the mean of the frames of a
-//! [`Clip`]. Plain vectors only: no tensor library, no video decoder.
+//! [`Clip`]. Plain vectors only: no tensor library.
 
 mod blob;
 mod blur;
@@ -28,6 +28,7 @@ mod rotation;
 mod sampler;
 mod trajectory;
 mod transfer;
+mod video;
 
 pub use self::blur::{boost_highlights, convolve};
 pub use self::clip::{Clip, Exposure};
@@ -51,3 +52,4 @@ pub use self::rotation::Rotation;
 pub use self::sampler::{Sample, draw_kind, sample};
 pub use self::trajectory::{CameraShake, Trajectory};
 pub use self::transfer::{Response, TransferTables};
+pub use self::video::{compress_h264, subsample_chroma};

@@ -66,6 +66,10 @@ pub struct Recipe {
     pub read_noise_levels: f64,
     /// Quality of the JPEG compression, if any.
     pub jpeg_quality: Option<usize>,
+    /// Quantiser of the H.264 compression, if any; then there is no JPEG.
+    pub h264_qp: Option<usize>,
+    /// Whether colour is stored at half the resolution; H.264 always does that.
+    pub chroma_subsampled: bool,
     /// The source's pixels: one image, the frames of an exposure, or blurry and sharp of a pair.
     pub(super) images: Vec<Arc<Image8>>,
 }
@@ -223,6 +227,8 @@ impl Recipe {
             shot_noise_levels: 0.0,
             read_noise_levels: 0.0,
             jpeg_quality: None,
+            h264_qp: None,
+            chroma_subsampled: false,
             images,
         };
         if kind != SampleKind::Pair {
@@ -235,6 +241,12 @@ impl Recipe {
             }
             if config.jpeg_share > 0.0 && chance(rng, config.jpeg_share) {
                 recipe.jpeg_quality = Some(integer(rng, config.jpeg_quality[0], config.jpeg_quality[1]));
+            }
+            if config.h264_share > 0.0 && chance(rng, config.h264_share) {
+                recipe.h264_qp = Some(integer(rng, config.h264_qp[0], config.h264_qp[1]));
+                recipe.jpeg_quality = None;
+            } else if config.chroma_subsampling_share > 0.0 {
+                recipe.chroma_subsampled = chance(rng, config.chroma_subsampling_share);
             }
         }
         recipe

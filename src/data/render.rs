@@ -13,6 +13,7 @@ use super::recipe::{Blur, Layering, Recipe, SourceId};
 use super::sampler::Sample;
 use super::trajectory::Trajectory;
 use super::transfer::Response;
+use super::video::{compress_h264, subsample_chroma};
 
 /// Linear value above which a highlight may have been clipped; 243 of 255 encoded.
 const HIGHLIGHT: f32 = 0.9;
@@ -45,6 +46,11 @@ impl Recipe {
         quantise(&mut blurry);
         quantise(&mut sharp);
         let (width, height) = self.size();
+        if let Some(qp) = self.h264_qp {
+            compress_h264(&mut blurry, width, height, qp as u8);
+        } else if self.chroma_subsampled {
+            subsample_chroma(&mut blurry, width, height);
+        }
         if let Some(quality) = self.jpeg_quality {
             compress_jpeg(&mut blurry, width, height, quality as u8);
         }

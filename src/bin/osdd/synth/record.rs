@@ -31,6 +31,10 @@ pub(super) struct PairRecord {
     pub shot_noise_levels: f64,
     pub read_noise_levels: f64,
     pub jpeg_quality: Option<usize>,
+    #[serde(default)]
+    pub h264_qp: Option<usize>,
+    #[serde(default)]
+    pub chroma_subsampled: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -118,6 +122,8 @@ impl PairRecord {
             shot_noise_levels: recipe.shot_noise_levels,
             read_noise_levels: recipe.read_noise_levels,
             jpeg_quality: recipe.jpeg_quality,
+            h264_qp: recipe.h264_qp,
+            chroma_subsampled: recipe.chroma_subsampled,
         }
     }
 }
