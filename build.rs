@@ -1,20 +1,26 @@
-// Writes the folder of libtorch into the programs, tests and examples (rpath), so that they start without LD_LIBRARY_PATH.
-// An rpath does not travel from a dependency to what links it, so plugin/build.rs includes this file.
+// Writes the folder of libtorch into programs, tests and examples, and compiles what tch lacks.
 
 use std::env;
 use std::path::Path;
 
+#[path = "plugin/build.rs"]
+mod rpath;
+
 fn main() {
-    println!("cargo:rerun-if-env-changed=LIBTORCH");
-    // Without LIBTORCH torch-sys takes a libtorch of the system, which the loader finds by itself.
-    let Some(libtorch) = env::var_os("LIBTORCH") else {
-        return;
-    };
-    // The real folder, not the `.libtorch` link: an installed file must outlive the checkout it was built in.
-    let Ok(lib) = Path::new(&libtorch).join("lib").canonicalize() else {
-        return;
-    };
-    println!("cargo:rustc-link-arg=-Wl,-rpath,{}", lib.display());
-    // RPATH, unlike RUNPATH, also serves the libraries that libtorch itself loads.
-    println!("cargo:rustc-link-arg=-Wl,--disable-new-dtags");
+    rpath::main();
+    println!("cargo:rerun-if-changed=src/memory.cpp");
+    println!("cargo:rustc-check-cfg=cfg(osdd_allocator)");
+    // Where a libtorch has no headers, there is no shim, and libtorch's own ways do.
+    let libtorch = env::var_os("LIBTORCH").unwrap_or_default();
+    let include = Path::new(&libtorch).join("include");
+    if include.join("c10/core/Allocator.h").exists() {
+        cc::Build::new()
+            .cpp(true)
+            .std("c++20")
+            .include(include)
+            .file("src/memory.cpp")
+            .warnings(false)
+            .compile("osdd_memory");
+        println!("cargo:rustc-cfg=osdd_allocator");
+    }
 }

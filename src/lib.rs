@@ -10,6 +10,7 @@ pub mod device;
 pub mod engine;
 mod error;
 pub mod frame;
+mod memory;
 pub mod metrics;
 pub mod model;
 pub mod nn;

@@ -10,7 +10,7 @@ pub struct EngineConfig {
     pub model: String,
     pub device: Device,
     pub precision: Precision,
-    /// Side of a tile in pixels, a multiple of 64; 0 takes the whole frame.
+    /// Largest side of a tile in pixels, a multiple of 64; 0 takes the whole frame.
     pub tile_size: usize,
     /// Overlap of neighbouring tiles in pixels.
     pub tile_overlap: usize,

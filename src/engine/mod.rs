@@ -21,6 +21,7 @@
 
 mod config;
 mod flight;
+mod lanes;
 mod pixels;
 mod restore;
 mod tiled;

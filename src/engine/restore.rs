@@ -2,12 +2,15 @@
 
 use std::time::Instant;
 
+use super::lanes::Forward;
 use super::pixels::{from_tensor, to_tensor};
 use super::tiled::TiledPass;
 use super::{EngineConfig, EngineInfo, StageTimes};
 use crate::Result;
+use crate::config::ModelConfig;
 use crate::device;
 use crate::frame::Frame;
+use crate::memory;
 use crate::model::OsddModel;
 use crate::nn::Params;
 use crate::weights::{Merged, shared_model};
@@ -15,7 +18,7 @@ use crate::weights::{Merged, shared_model};
 /// A loaded model and what it needs to restore frames of any size.
 pub(super) struct Restorer {
     info: EngineInfo,
-    model: OsddModel,
+    config: ModelConfig,
     weights: Merged,
     tiles: TiledPass,
     device: tch::Device,
@@ -35,16 +38,18 @@ impl Restorer {
     pub fn new(config: &EngineConfig) -> Result<Self> {
         let (device, torch_device) = device::resolve(config.device)?;
         let (precision, kind) = config.precision.resolve(device);
+        memory::keep_freed();
         let shared = shared_model(&config.model, torch_device, kind)?;
         let weights = shared.merged(config.gamma)?;
-        let model = OsddModel::new(&Params::new(weights.tensors()), shared.config())?;
+        // Says now, not with the first frame, whether the weights make a model.
+        OsddModel::new(&Params::new(weights.tensors()), shared.config())?;
         Ok(Restorer {
             info: EngineInfo {
                 model: config.model.clone(),
                 device,
                 precision,
             },
-            model,
+            config: shared.config().clone(),
             weights,
             tiles: TiledPass::new(config, shared.config().size_multiple(), torch_device),
             device: torch_device,
@@ -77,10 +82,12 @@ impl Restorer {
         let input = to_tensor(frame, self.device)?;
         times.upload = start.elapsed();
 
-        let model = &self.model;
-        let joined = self
-            .tiles
-            .run(&input, &|tiles| model.forward(tiles), &mut times)?;
+        let (weights, config) = (&self.weights, &self.config);
+        let model = || -> Result<Forward> {
+            let model = OsddModel::new(&Params::new(weights.tensors()), config)?;
+            Ok(Box::new(move |tiles| model.forward(tiles)))
+        };
+        let joined = self.tiles.run(&input, &model, &mut times)?;
 
         let blended = Instant::now();
         let output = if strength < 1.0 {

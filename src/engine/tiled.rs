@@ -4,11 +4,13 @@ use std::time::Instant;
 
 use tch::{Device, Kind, Tensor};
 
+use super::lanes::{self, Forward, Lanes};
 use super::{EngineConfig, StageTimes};
 use crate::Result;
+use crate::memory;
 use crate::tile::{Tile, TileGrid, reflect};
 
-/// Tiles that run together on a GPU where the caller leaves it open. On a CPU one tile fills all cores.
+/// Tiles that run together on a GPU where the caller leaves it open. On a CPU they run side by side instead.
 const AUTO_BATCH_CUDA: usize = 4;
 
 /// Cuts frames into tiles, runs them in batches and joins the results; remembers the geometry of the last size.
@@ -18,6 +20,7 @@ pub(super) struct TiledPass {
     batch: usize,
     multiple: usize,
     device: Device,
+    cores: usize,
     plan: Option<Plan>,
 }
 
@@ -34,6 +37,7 @@ pub(super) struct Joined {
 struct Plan {
     grid: TileGrid,
     tiles: Vec<Tile>,
+    lanes: Lanes,
     /// Reflected source rows and columns where the frame is padded.
     rows: Option<Tensor>,
     columns: Option<Tensor>,
@@ -58,23 +62,27 @@ impl TiledPass {
             },
             multiple,
             device,
+            cores: match device {
+                Device::Cpu => lanes::cores(),
+                _ => 1,
+            },
             plan: None,
         }
     }
 
-    /// `image` `[1, 3, H, W]`, float32 in [-1, 1]; `model` maps `[B, 3, h, w]` to the same shape.
+    /// `image` `[1, 3, H, W]`, float32 in [-1, 1]; `model` makes what the tiles go through, once a lane and size.
     ///
     /// # Errors
-    /// A size that cannot be tiled, or too little memory.
+    /// A size that cannot be tiled, a failure of `model`, or too little memory.
     pub fn run(
         &mut self,
         image: &Tensor,
-        model: &dyn Fn(&Tensor) -> Tensor,
+        model: &dyn Fn() -> Result<Forward>,
         times: &mut StageTimes,
     ) -> Result<Joined> {
         let (_, _, height, width) = image.size4()?;
         let batch = self.batch;
-        let plan = self.plan_for(width as usize, height as usize)?;
+        let plan = self.plan_for(width as usize, height as usize, model)?;
         let start = Instant::now();
         let mut padded = image.shallow_clone();
         if let Some(rows) = &plan.rows {
@@ -83,51 +91,71 @@ impl TiledPass {
         if let Some(columns) = &plan.columns {
             padded = padded.f_index_select(3, columns)?;
         }
-        times.blend += start.elapsed();
-
-        let mut finite = Vec::new();
-        let output = if let [_] = plan.tiles[..] {
-            finite_forward(model, &padded, &mut finite, times)?
+        let groups: Vec<&[Tile]> = plan.tiles.chunks(batch).collect();
+        let alone = plan.tiles.len() == 1;
+        let mut joined = if alone {
+            padded.shallow_clone()
         } else {
-            let joined = padded.f_zeros_like()?;
-            for group in plan.tiles.chunks(batch) {
-                let cut = Instant::now();
-                let pieces = group.iter().map(|tile| cut_out(&padded, tile));
-                let pieces = pieces.collect::<Result<Vec<_>>>()?;
-                let pieces = Tensor::f_cat(&pieces, 0)?;
-                times.blend += cut.elapsed();
-                let outputs = finite_forward(model, &pieces, &mut finite, times)?;
-                let join = Instant::now();
-                for (i, tile) in group.iter().enumerate() {
-                    let (row, column) = (&plan.row_windows[tile.row], &plan.col_windows[tile.col]);
-                    let weighted = outputs.f_narrow(0, i as i64, 1)?.f_mul(row)?.f_mul_(column)?;
-                    let _ = cut_out(&joined, tile)?.f_add_(&weighted)?;
-                }
-                times.blend += join.elapsed();
-            }
-            joined
+            padded.f_zeros_like()?
         };
-        let tiles = plan.tiles.len();
+        let mut blend = start.elapsed();
+        let mut finite = Vec::new();
+        let cut = |group: usize| -> Result<Tensor> {
+            let pieces = groups[group].iter().map(|tile| cut_out(&padded, tile));
+            Ok(Tensor::f_cat(&pieces.collect::<Result<Vec<_>>>()?, 0)?)
+        };
+        plan.lanes.run(groups.len(), cut, |group, passed| {
+            let start = Instant::now();
+            finite.push(passed.finite);
+            if alone {
+                joined = passed.images;
+                return Ok(());
+            }
+            for (i, tile) in groups[group].iter().enumerate() {
+                let (row, column) = (&plan.row_windows[tile.row], &plan.col_windows[tile.col]);
+                let weighted = passed
+                    .images
+                    .f_narrow(0, i as i64, 1)?
+                    .f_mul(row)?
+                    .f_mul_(column)?;
+                let _ = cut_out(&joined, tile)?.f_add_(&weighted)?;
+            }
+            blend += start.elapsed();
+            Ok(())
+        })?;
         let finite = Tensor::f_cat(&finite, 0)?.f_sum(Kind::Int64)?;
-        Ok(Joined {
-            image: output.f_narrow(2, 0, height)?.f_narrow(3, 0, width)?,
+        let tiles = plan.tiles.len();
+        let joined = Joined {
+            image: joined.f_narrow(2, 0, height)?.f_narrow(3, 0, width)?,
             tiles,
             tiles_failed: tiles - finite.f_int64_value(&[])? as usize,
-        })
+        };
+        times.blend += blend;
+        times.model += start.elapsed().saturating_sub(blend);
+        Ok(joined)
     }
 
-    fn plan_for(&mut self, width: usize, height: usize) -> Result<&Plan> {
+    fn plan_for(
+        &mut self,
+        width: usize,
+        height: usize,
+        model: &dyn Fn() -> Result<Forward>,
+    ) -> Result<&Plan> {
         let fits = |plan: &Plan| (plan.grid.width(), plan.grid.height()) == (width, height);
         if !self.plan.as_ref().is_some_and(fits) {
+            // The lanes of the last size give their memory back first.
+            self.plan = None;
+            memory::release();
             let grid = TileGrid::new(width, height, self.tile_size, self.overlap, self.multiple)?;
-            self.plan = Some(Plan::new(grid, self.device)?);
+            let lanes = Lanes::new(grid.len().div_ceil(self.batch), self.cores, model)?;
+            self.plan = Some(Plan::new(grid, lanes, self.device)?);
         }
         Ok(self.plan.as_ref().expect("made above"))
     }
 }
 
 impl Plan {
-    fn new(grid: TileGrid, device: Device) -> Result<Self> {
+    fn new(grid: TileGrid, lanes: Lanes, device: Device) -> Result<Self> {
         let reflected = |len: usize, padded: usize| -> Result<Option<Tensor>> {
             let index: Vec<i64> = (0..padded).map(|i| reflect(i as isize, len) as i64).collect();
             Ok((len != padded)
@@ -144,6 +172,7 @@ impl Plan {
         };
         Ok(Plan {
             tiles: grid.tiles().collect(),
+            lanes,
             rows: place(reflected(grid.height(), grid.padded_height())?)?,
             columns: place(reflected(grid.width(), grid.padded_width())?)?,
             row_windows: windows(grid.row_windows(), [1, 1, -1, 1])?,
@@ -157,25 +186,6 @@ impl Plan {
 fn cut_out(frame: &Tensor, tile: &Tile) -> Result<Tensor> {
     let rows = frame.f_narrow(2, tile.y as i64, tile.height as i64)?;
     Ok(rows.f_narrow(3, tile.x as i64, tile.width as i64)?)
-}
-
-/// The model's output for a batch `x`, float32; a tile in which a number is not finite stays as it came. Adds to `finite`,
-/// `[B, 1, 1, 1]`, which tiles are the model's.
-fn finite_forward(
-    model: &dyn Fn(&Tensor) -> Tensor,
-    x: &Tensor,
-    finite: &mut Vec<Tensor>,
-    times: &mut StageTimes,
-) -> Result<Tensor> {
-    let start = Instant::now();
-    let y = model(x).f_to_kind(Kind::Float)?;
-    // A sum is finite where all its terms are: one number a tile, which stays on the device until the frame is done.
-    let sums = y.f_sum_dim_intlist([1, 2, 3].as_slice(), true, Kind::Float)?;
-    let is_finite = sums.f_isfinite()?;
-    let y = y.f_where_self(&is_finite, x)?;
-    finite.push(is_finite);
-    times.model += start.elapsed();
-    Ok(y)
 }
 
 #[cfg(test)]
@@ -196,7 +206,8 @@ mod tests {
             let image = Tensor::rand([1, 3, height, width], (Kind::Float, Device::Cpu)) * 2.0 - 1.0;
             let image = crate::nn::channels_last(&image);
             let mut times = StageTimes::default();
-            let joined = pass.run(&image, &|x| x * -0.5, &mut times).unwrap();
+            let model = || -> Result<Forward> { Ok(Box::new(|x| x * -0.5)) };
+            let joined = pass.run(&image, &model, &mut times).unwrap();
             let error = (joined.image + &image * 0.5).abs().max().double_value(&[]);
             assert!(error < 1e-5, "{width}x{height}: {error}");
             assert_eq!(joined.tiles > 1, width > 64 || height > 64);
@@ -215,24 +226,27 @@ mod tests {
             };
             let mut pass = TiledPass::new(&config, 8, Device::Cpu);
             let image = Tensor::rand([1, 3, 64, width], (Kind::Float, Device::Cpu));
-            // One value of the first tile of the first batches.
-            let left = std::cell::Cell::new(bad);
-            let model = |x: &Tensor| {
-                let y = x * 0.0 - 1.0;
-                if left.get() > 0 {
-                    left.set(left.get() - 1);
-                    let value = if left.get() % 2 == 0 {
-                        f64::NAN
-                    } else {
-                        f64::INFINITY
-                    };
-                    let _ = y.get(0).get(1).get(5).get(7).fill_(value);
-                }
-                y
+            // One value of the leftmost tiles, which are all -1 without it.
+            let model = || -> Result<Forward> {
+                Ok(Box::new(move |x| {
+                    let y = x * 0.0 - 1.0;
+                    for i in 0..x.size()[0] {
+                        let first = x.double_value(&[i, 0, 0, 0]);
+                        let value = [f64::NAN, f64::INFINITY];
+                        if first < bad as f64 {
+                            let _ = y.get(i).get(1).get(5).get(7).fill_(value[first as usize]);
+                        }
+                    }
+                    y
+                }))
             };
+            // So that the model can tell which tile it has.
+            for tile in 0..width / 64 {
+                let _ = image.narrow(3, 64 * tile, 64).narrow(1, 0, 1).fill_(tile as f64);
+            }
             let joined = pass.run(&image, &model, &mut StageTimes::default()).unwrap();
             assert_eq!(joined.tiles_failed, bad as usize);
-            for (tile, failed) in [(0, true), (1, false), (2, bad == 2)] {
+            for (tile, failed) in [(0, true), (1, bad == 2), (2, false)] {
                 if 64 * (tile + 1) > width {
                     continue;
                 }

@@ -10,6 +10,7 @@ use super::flight::Reply;
 use super::restore::{Restored, Restorer};
 use super::{EngineConfig, EngineInfo, Output, StageTimes, Stats};
 use crate::frame::Frame;
+use crate::memory;
 use crate::{Error, Result};
 
 /// A frame on its way to the worker.
@@ -104,6 +105,8 @@ pub(super) fn run(
     ready: &Sender<Result<EngineInfo>>,
 ) {
     let _no_grad = tch::no_grad_guard();
+    // Dropped last, when no tensor is left.
+    let _memory = memory::ReleasedAtEnd;
     let restorer = match guarded(|| Restorer::new(config)) {
         Ok(restorer) => restorer,
         Err(error) => {

@@ -10,10 +10,11 @@
 //!   overlap makes it match the whole frame.
 //! - A frame no longer than a tile is one tile of the padded length, not of the full tile size:
 //!   reflected pixels beyond the next multiple cost time and change nothing.
-//! - Otherwise every tile has the full tile size (one shape for one batch), their number is the
-//!   least that leaves the requested overlap, and what is left over widens the overlaps evenly, so
-//!   that the last tile ends where the padded frame ends. Neighbours therefore overlap by at least
-//!   what was requested, usually by more.
+//! - Otherwise the tile size is an upper limit: it gives the least number of tiles that leaves the
+//!   requested overlap, and all of them are as small as that number allows (one shape for one
+//!   batch, no pixel computed twice without need), though never smaller than two overlaps. What
+//!   rounding leaves over widens the overlaps evenly, so that the last tile ends where the padded
+//!   frame ends.
 
 use super::{TileError, axis_windows};
 
@@ -44,8 +45,8 @@ pub struct TileGrid {
 }
 
 impl TileGrid {
-    /// Cuts a frame of `width` x `height` pixels into tiles of `tile_size` x `tile_size` (0: the
-    /// whole frame is one tile) whose neighbours share at least `overlap` pixels.
+    /// Cuts a frame of `width` x `height` pixels into tiles of at most `tile_size` x `tile_size` (0:
+    /// the whole frame is one tile) whose neighbours share at least `overlap` pixels.
     ///
     /// `multiple` is the spatial factor of the model: the sides and origins of tiles are multiples
     /// of it. An `overlap` in between is rounded up; with `tile_size` 0 it has no meaning and is
@@ -198,11 +199,12 @@ impl Axis {
         let overlap = overlap.div_ceil(multiple);
         // The least n with n * tile - (n - 1) * overlap >= frame; 2 or more, because frame > tile.
         let count = (frame - overlap).div_ceil(tile - overlap);
+        let tile = (frame + (count - 1) * overlap).div_ceil(count).max(2 * overlap);
         // The mean step is at most the integer tile - overlap: rounded up it is still no larger.
         let origin = |k| k * (frame - tile) / (count - 1) * multiple;
         Self {
             len,
-            tile_len,
+            tile_len: tile * multiple,
             origins: (0..count).map(origin).collect(),
         }
     }
@@ -249,7 +251,7 @@ mod tests {
                 (height, grid.padded_height(), grid.tile_height(), ys),
             ] {
                 prop_assert_eq!(padded, len.next_multiple_of(multiple));
-                prop_assert_eq!(tile, tile_size.min(padded));
+                prop_assert!(tile <= tile_size.min(padded));
                 prop_assert!(origins.iter().all(|origin| origin % multiple == 0), "{:?}", origins);
                 prop_assert_eq!(origins[0], 0);
                 prop_assert_eq!(origins[origins.len() - 1] + tile, padded);
@@ -262,8 +264,12 @@ mod tests {
                     prop_assert!(most - least <= multiple, "uneven: {:?}", origins);
                     let fewer = origins.len() - 1;
                     let aligned_overlap = overlap.next_multiple_of(multiple);
-                    let reach = fewer * tile - (fewer - 1) * aligned_overlap;
-                    prop_assert!(reach < len, "{} tiles would do", fewer);
+                    let reach = |count: usize, tile: usize| count * tile - (count - 1) * aligned_overlap;
+                    prop_assert!(reach(fewer, tile_size) < len, "{} tiles would do", fewer);
+                    prop_assert!(
+                        tile == 2 * aligned_overlap || reach(origins.len(), tile - multiple) < padded,
+                        "smaller tiles would do"
+                    );
                 }
             }
         }
@@ -320,8 +326,8 @@ mod tests {
     #[test]
     fn short_axis_does_not_shorten_the_other() {
         let grid = TileGrid::new(1280, 90, 512, 64, 32).unwrap();
-        assert_eq!((grid.tile_width(), grid.tile_height()), (512, 96));
-        assert_eq!(origins(&grid), (vec![0, 384, 768], vec![0]));
+        assert_eq!((grid.tile_width(), grid.tile_height()), (480, 96));
+        assert_eq!(origins(&grid), (vec![0, 384, 800], vec![0]));
     }
 
     #[test]
@@ -329,7 +335,8 @@ mod tests {
         for multiple in [8, 16, 32, 64] {
             let grid = TileGrid::new(7680, 4320, 512, 64, multiple).unwrap();
             assert_eq!((grid.cols(), grid.rows(), grid.len()), (17, 10, 170));
-            assert_eq!((grid.tile_width(), grid.tile_height()), (512, 512));
+            assert_eq!(grid.tile_width(), 512);
+            assert_eq!(grid.tile_height(), if multiple <= 16 { 496 } else { 512 });
             assert_eq!(grid.padded_width(), 7680);
             assert_eq!(grid.padded_height(), if multiple == 64 { 4352 } else { 4320 });
         }

@@ -109,6 +109,7 @@ impl Trainer {
     /// # Errors
     /// An adapter stage without weights, weights of another configuration, a device or a network that is not there.
     pub fn new(config: TrainConfig, model: ModelConfig, sources: Arc<Sources>, setup: Setup) -> Result<Self> {
+        crate::memory::keep_freed();
         check_data(&config, &model, &sources)?;
         let (named, device) = device::resolve(setup.device)?;
         let (_, kind) = setup.precision.resolve(named);

@@ -113,7 +113,7 @@ pub(crate) struct RuntimeArgs {
     /// auto (bf16 on a GPU, fp32 on the CPU), fp32, bf16 or fp16
     #[arg(long, default_value = "auto")]
     pub precision: Precision,
-    /// Side of a tile in pixels, a multiple of 64; 0 takes the whole frame
+    /// Largest side of a tile in pixels, a multiple of 64; 0 takes the whole frame
     #[arg(long, default_value_t = 512, value_name = "PX")]
     pub tile: usize,
     /// Overlap of neighbouring tiles in pixels
