@@ -311,3 +311,36 @@ fn engines_share_one_model_and_do_not_disturb_each_other() {
     assert_eq!(one(&engines[0], picture.clone()), first[2]);
     assert_eq!(one(&engines[1], picture.clone()), first[1]);
 }
+
+#[test]
+fn a_scene_that_stands_still_is_made_once() {
+    let engine = Engine::new(EngineConfig {
+        reuse_threshold: 1.0,
+        tile_size: 64,
+        tile_overlap: 0,
+        ..config()
+    })
+    .unwrap();
+    let mut frame = Frame::new(120, 50, PixelFormat::Rgb8);
+    for (i, sample) in frame.data.iter_mut().enumerate() {
+        *sample = (i * i % 251) as u8;
+    }
+    let mut outputs = Vec::new();
+    // The third frame moves in its right half alone, the fourth has another gamma.
+    for (i, gamma) in [1.0, 1.0, 1.0, 0.2].into_iter().enumerate() {
+        if i == 2 {
+            for row in frame.data.chunks_exact_mut(3 * 120) {
+                row[3 * 100] ^= 64;
+            }
+        }
+        engine.set_gamma(gamma);
+        engine.send(frame.clone()).unwrap();
+        outputs.push(engine.receive().unwrap().unwrap().frame.data);
+        let stats = engine.stats();
+        let expected = [(2, 0), (2, 2), (3, 3), (5, 3)][i];
+        assert_eq!((stats.tiles_run, stats.tiles_reused), expected, "frame {i}");
+    }
+    assert_eq!(outputs[0], outputs[1]);
+    assert_ne!(outputs[1], outputs[2]);
+    assert_ne!(outputs[2], outputs[3]);
+}

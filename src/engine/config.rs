@@ -16,6 +16,9 @@ pub struct EngineConfig {
     pub tile_overlap: usize,
     /// Tiles that run together; 0 leaves it to the engine.
     pub tile_batch: usize,
+    /// A tile is shown again, without the model, while no sample of it differs by more than this, in levels of 255, from what
+    /// it was made of: for scenes that stand still. 0 makes every tile anew.
+    pub reuse_threshold: f64,
     /// Frames that may be in flight at once.
     pub depth: usize,
     /// 1 is fidelity (LoRA_r), lower is more generated detail (LoRA_s).
@@ -33,6 +36,7 @@ impl Default for EngineConfig {
             tile_size: 512,
             tile_overlap: 64,
             tile_batch: 0,
+            reuse_threshold: 0.0,
             depth: 2,
             gamma: 0.7,
             strength: 1.0,
@@ -79,6 +83,13 @@ impl EngineConfig {
             self.tile_batch.to_string(),
             "0 to 256".into(),
         )?;
+        let threshold = self.reuse_threshold;
+        check(
+            (0.0..=255.0).contains(&threshold),
+            "reuse_threshold",
+            threshold.to_string(),
+            "0 to 255".into(),
+        )?;
         for (name, value) in [("gamma", self.gamma), ("strength", self.strength)] {
             check(
                 (0.0..=1.0).contains(&value),
@@ -106,6 +117,7 @@ mod tests {
         assert!(bad(|c| c.tile_size = 100).contains("multiple of 64"));
         assert!(bad(|c| c.tile_overlap = 300).contains("half of the tile size, 256"));
         assert!(bad(|c| c.depth = 0).contains("1 to 16"));
+        assert!(bad(|c| c.reuse_threshold = -1.0).contains("0 to 255"));
         assert!(bad(|c| c.gamma = f64::NAN).contains("0 to 1"));
         assert!(bad(|c| c.strength = 1.5).contains("0 to 1"));
     }

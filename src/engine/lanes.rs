@@ -188,7 +188,7 @@ mod tests {
             let model = || -> Result<Forward> {
                 Ok(Box::new(|x| {
                     // The first of each three takes longest.
-                    if x.double_value(&[0, 0, 0, 0]) as usize % 3 == 0 {
+                    if (x.double_value(&[0, 0, 0, 0]) as usize).is_multiple_of(3) {
                         thread::sleep(std::time::Duration::from_millis(5));
                     }
                     x + 0.5
@@ -226,7 +226,7 @@ mod tests {
         let model = || -> Result<Forward> { Ok(Box::new(|_| panic!("broken"))) };
         let lanes = Lanes::new(2, 2, &model).unwrap();
         let run = || lanes.run(2, |i| Ok(batch(i)), |_, _| Ok(()));
-        let panic = catch_unwind(AssertUnwindSafe(run)).err().expect("it panics");
+        let panic = catch_unwind(AssertUnwindSafe(run)).expect_err("it panics");
         assert_eq!(panic.downcast_ref::<&str>(), Some(&"broken"));
     }
 }

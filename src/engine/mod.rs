@@ -24,6 +24,7 @@ mod flight;
 mod lanes;
 mod pixels;
 mod restore;
+mod reuse;
 mod tiled;
 mod worker;
 
@@ -118,6 +119,7 @@ pub struct Stats {
     /// Discarded by [`Engine::flush`].
     pub frames_dropped: u64,
     pub tiles_run: u64,
+    /// Tiles that showed what they had shown before, see [`EngineConfig::reuse_threshold`].
     pub tiles_reused: u64,
     /// Tiles that show the input, because the model gave numbers for them that are not finite.
     pub tiles_failed: u64,

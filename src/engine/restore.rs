@@ -30,6 +30,7 @@ pub(super) struct Restored {
     pub times: StageTimes,
     pub tiles: usize,
     pub tiles_failed: usize,
+    pub tiles_reused: usize,
 }
 
 impl Restorer {
@@ -74,6 +75,7 @@ impl Restorer {
                 times,
                 tiles: 0,
                 tiles_failed: 0,
+                tiles_reused: 0,
             });
         }
         self.weights.set_gamma(gamma)?;
@@ -87,7 +89,7 @@ impl Restorer {
             let model = OsddModel::new(&Params::new(weights.tensors()), config)?;
             Ok(Box::new(move |tiles| model.forward(tiles)))
         };
-        let joined = self.tiles.run(&input, &model, &mut times)?;
+        let joined = self.tiles.run(&input, gamma, &model, &mut times)?;
 
         let blended = Instant::now();
         let output = if strength < 1.0 {
@@ -103,6 +105,7 @@ impl Restorer {
             times,
             tiles: joined.tiles,
             tiles_failed: joined.tiles_failed,
+            tiles_reused: joined.tiles_reused,
         })
     }
 }

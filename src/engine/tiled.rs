@@ -1,10 +1,11 @@
 //! A whole frame through a model that sees tiles.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, Tensor};
 
 use super::lanes::{self, Forward, Lanes};
+use super::reuse::Reuse;
 use super::{EngineConfig, StageTimes};
 use crate::Result;
 use crate::memory;
@@ -21,6 +22,7 @@ pub(super) struct TiledPass {
     multiple: usize,
     device: Device,
     cores: usize,
+    reuse_threshold: f64,
     plan: Option<Plan>,
 }
 
@@ -31,6 +33,8 @@ pub(super) struct Joined {
     pub tiles: usize,
     /// Tiles for which the model gave numbers that are not finite: they show the input.
     pub tiles_failed: usize,
+    /// Tiles that show what they showed before; `tiles` has the others.
+    pub tiles_reused: usize,
 }
 
 /// Everything that depends on a frame's size only.
@@ -38,6 +42,7 @@ struct Plan {
     grid: TileGrid,
     tiles: Vec<Tile>,
     lanes: Lanes,
+    reuse: Option<Reuse>,
     /// Reflected source rows and columns where the frame is padded.
     rows: Option<Tensor>,
     columns: Option<Tensor>,
@@ -66,17 +71,20 @@ impl TiledPass {
                 Device::Cpu => lanes::cores(),
                 _ => 1,
             },
+            reuse_threshold: config.reuse_threshold,
             plan: None,
         }
     }
 
-    /// `image` `[1, 3, H, W]`, float32 in [-1, 1]; `model` makes what the tiles go through, once a lane and size.
+    /// `image` `[1, 3, H, W]`, float32 in [-1, 1]; `model` makes what the tiles go through, once a lane and size, and gives the
+    /// same for the same `gamma`.
     ///
     /// # Errors
     /// A size that cannot be tiled, a failure of `model`, or too little memory.
     pub fn run(
         &mut self,
         image: &Tensor,
+        gamma: f64,
         model: &dyn Fn() -> Result<Forward>,
         times: &mut StageTimes,
     ) -> Result<Joined> {
@@ -91,48 +99,32 @@ impl TiledPass {
         if let Some(columns) = &plan.columns {
             padded = padded.f_index_select(3, columns)?;
         }
-        let groups: Vec<&[Tile]> = plan.tiles.chunks(batch).collect();
-        let alone = plan.tiles.len() == 1;
-        let mut joined = if alone {
-            padded.shallow_clone()
-        } else {
-            padded.f_zeros_like()?
+        let Plan { tiles, reuse, .. } = plan;
+        let changed = match reuse {
+            Some(reuse) => reuse.changed(&padded, tiles, gamma)?,
+            None => (0..tiles.len()).collect(),
         };
-        let mut blend = start.elapsed();
         let mut finite = Vec::new();
-        let cut = |group: usize| -> Result<Tensor> {
-            let pieces = groups[group].iter().map(|tile| cut_out(&padded, tile));
-            Ok(Tensor::f_cat(&pieces.collect::<Result<Vec<_>>>()?, 0)?)
+        let joined = match reuse.as_ref().and_then(Reuse::frame) {
+            Some(frame) if changed.is_empty() => frame.shallow_clone(),
+            _ => plan.join(&padded, &changed, batch, &mut finite, times)?,
         };
-        plan.lanes.run(groups.len(), cut, |group, passed| {
-            let start = Instant::now();
-            finite.push(passed.finite);
-            if alone {
-                joined = passed.images;
-                return Ok(());
-            }
-            for (i, tile) in groups[group].iter().enumerate() {
-                let (row, column) = (&plan.row_windows[tile.row], &plan.col_windows[tile.col]);
-                let weighted = passed
-                    .images
-                    .f_narrow(0, i as i64, 1)?
-                    .f_mul(row)?
-                    .f_mul_(column)?;
-                let _ = cut_out(&joined, tile)?.f_add_(&weighted)?;
-            }
-            blend += start.elapsed();
-            Ok(())
-        })?;
-        let finite = Tensor::f_cat(&finite, 0)?.f_sum(Kind::Int64)?;
-        let tiles = plan.tiles.len();
-        let joined = Joined {
+        let failed = match finite.is_empty() {
+            true => Vec::new(),
+            false => failures(&finite, &changed)?,
+        };
+        if let Some(reuse) = &mut plan.reuse {
+            reuse.keep_frame(&joined);
+            failed.iter().for_each(|&tile| reuse.forget(tile));
+        }
+        // The model's share is added where it runs.
+        times.blend += start.elapsed().saturating_sub(times.model);
+        Ok(Joined {
             image: joined.f_narrow(2, 0, height)?.f_narrow(3, 0, width)?,
-            tiles,
-            tiles_failed: tiles - finite.f_int64_value(&[])? as usize,
-        };
-        times.blend += blend;
-        times.model += start.elapsed().saturating_sub(blend);
-        Ok(joined)
+            tiles: changed.len(),
+            tiles_failed: failed.len(),
+            tiles_reused: plan.tiles.len() - changed.len(),
+        })
     }
 
     fn plan_for(
@@ -140,7 +132,7 @@ impl TiledPass {
         width: usize,
         height: usize,
         model: &dyn Fn() -> Result<Forward>,
-    ) -> Result<&Plan> {
+    ) -> Result<&mut Plan> {
         let fits = |plan: &Plan| (plan.grid.width(), plan.grid.height()) == (width, height);
         if !self.plan.as_ref().is_some_and(fits) {
             // The lanes of the last size give their memory back first.
@@ -148,14 +140,15 @@ impl TiledPass {
             memory::release();
             let grid = TileGrid::new(width, height, self.tile_size, self.overlap, self.multiple)?;
             let lanes = Lanes::new(grid.len().div_ceil(self.batch), self.cores, model)?;
-            self.plan = Some(Plan::new(grid, lanes, self.device)?);
+            let reuse = (self.reuse_threshold > 0.0).then(|| Reuse::new(self.reuse_threshold, grid.len()));
+            self.plan = Some(Plan::new(grid, lanes, reuse, self.device)?);
         }
-        Ok(self.plan.as_ref().expect("made above"))
+        Ok(self.plan.as_mut().expect("made above"))
     }
 }
 
 impl Plan {
-    fn new(grid: TileGrid, lanes: Lanes, device: Device) -> Result<Self> {
+    fn new(grid: TileGrid, lanes: Lanes, reuse: Option<Reuse>, device: Device) -> Result<Self> {
         let reflected = |len: usize, padded: usize| -> Result<Option<Tensor>> {
             let index: Vec<i64> = (0..padded).map(|i| reflect(i as isize, len) as i64).collect();
             Ok((len != padded)
@@ -173,6 +166,7 @@ impl Plan {
         Ok(Plan {
             tiles: grid.tiles().collect(),
             lanes,
+            reuse,
             rows: place(reflected(grid.height(), grid.padded_height())?)?,
             columns: place(reflected(grid.width(), grid.padded_width())?)?,
             row_windows: windows(grid.row_windows(), [1, 1, -1, 1])?,
@@ -180,10 +174,71 @@ impl Plan {
             grid,
         })
     }
+
+    /// Passes the `changed` tiles through the model and joins them with the others' last outputs. Adds to `finite`, `[B, 1, 1, 1]`
+    /// a batch, which of them are the model's.
+    fn join(
+        &mut self,
+        padded: &Tensor,
+        changed: &[usize],
+        batch: usize,
+        finite: &mut Vec<Tensor>,
+        times: &mut StageTimes,
+    ) -> Result<Tensor> {
+        let Plan { tiles, reuse, .. } = self;
+        let (rows, columns) = (&self.row_windows, &self.col_windows);
+        let add = |joined: &Tensor, tile: &Tile, output: &Tensor| -> Result<()> {
+            let weighted = output.f_mul(&rows[tile.row])?.f_mul_(&columns[tile.col])?;
+            let _ = cut_out(joined, tile)?.f_add_(&weighted)?;
+            Ok(())
+        };
+        let alone = tiles.len() == 1;
+        let mut joined = match alone {
+            true => padded.shallow_clone(),
+            false => padded.f_zeros_like()?,
+        };
+        if let Some(reuse) = reuse {
+            for i in (0..tiles.len()).filter(|i| changed.binary_search(i).is_err()) {
+                add(&joined, &tiles[i], reuse.output(i))?;
+            }
+        }
+        let start = Instant::now();
+        let mut blend = Duration::ZERO;
+        let groups: Vec<&[usize]> = changed.chunks(batch).collect();
+        let cut = |group: usize| -> Result<Tensor> {
+            let pieces = groups[group].iter().map(|&i| cut_out(padded, &tiles[i]));
+            Ok(Tensor::f_cat(&pieces.collect::<Result<Vec<_>>>()?, 0)?)
+        };
+        self.lanes.run(groups.len(), cut, |group, passed| {
+            let start = Instant::now();
+            finite.push(passed.finite);
+            for (at, &i) in groups[group].iter().enumerate() {
+                let output = passed.images.f_narrow(0, at as i64, 1)?;
+                match alone {
+                    true => joined = output.shallow_clone(),
+                    false => add(&joined, &tiles[i], &output)?,
+                }
+                if let Some(reuse) = reuse {
+                    reuse.keep(i, padded, &tiles[i], output)?;
+                }
+            }
+            blend += start.elapsed();
+            Ok(())
+        })?;
+        times.model += start.elapsed().saturating_sub(blend);
+        Ok(joined)
+    }
+}
+
+/// Which of the `tiles` that went through the model were not finite.
+fn failures(finite: &[Tensor], tiles: &[usize]) -> Result<Vec<usize>> {
+    let finite = Vec::<i64>::try_from(Tensor::f_cat(finite, 0)?.f_view(-1)?.f_to_kind(Kind::Int64)?)?;
+    let failed = tiles.iter().zip(finite).filter(|(_, finite)| *finite == 0);
+    Ok(failed.map(|(&tile, _)| tile).collect())
 }
 
 /// The tile's part of a padded frame, without a copy.
-fn cut_out(frame: &Tensor, tile: &Tile) -> Result<Tensor> {
+pub(super) fn cut_out(frame: &Tensor, tile: &Tile) -> Result<Tensor> {
     let rows = frame.f_narrow(2, tile.y as i64, tile.height as i64)?;
     Ok(rows.f_narrow(3, tile.x as i64, tile.width as i64)?)
 }
@@ -207,7 +262,7 @@ mod tests {
             let image = crate::nn::channels_last(&image);
             let mut times = StageTimes::default();
             let model = || -> Result<Forward> { Ok(Box::new(|x| x * -0.5)) };
-            let joined = pass.run(&image, &model, &mut times).unwrap();
+            let joined = pass.run(&image, 1.0, &model, &mut times).unwrap();
             let error = (joined.image + &image * 0.5).abs().max().double_value(&[]);
             assert!(error < 1e-5, "{width}x{height}: {error}");
             assert_eq!(joined.tiles > 1, width > 64 || height > 64);
@@ -244,7 +299,7 @@ mod tests {
             for tile in 0..width / 64 {
                 let _ = image.narrow(3, 64 * tile, 64).narrow(1, 0, 1).fill_(tile as f64);
             }
-            let joined = pass.run(&image, &model, &mut StageTimes::default()).unwrap();
+            let joined = pass.run(&image, 1.0, &model, &mut StageTimes::default()).unwrap();
             assert_eq!(joined.tiles_failed, bad as usize);
             for (tile, failed) in [(0, true), (1, bad == 2), (2, false)] {
                 if 64 * (tile + 1) > width {
@@ -262,5 +317,51 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn only_tiles_that_changed_are_made_anew_where_that_is_asked_for() {
+        let config = EngineConfig {
+            tile_size: 64,
+            tile_overlap: 16,
+            reuse_threshold: 2.0,
+            ..EngineConfig::default()
+        };
+        let mut pass = TiledPass::new(&config, 8, Device::Cpu);
+        // Whatever is made anew gets darker and darker.
+        let runs = std::sync::Arc::new(std::sync::atomic::AtomicI32::new(0));
+        let mut run = |image: &Tensor, gamma: f64| {
+            let model = || -> Result<Forward> {
+                let runs = runs.clone();
+                Ok(Box::new(move |x| {
+                    x * 0.0 - f64::from(runs.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+                }))
+            };
+            let joined = pass
+                .run(image, gamma, &model, &mut StageTimes::default())
+                .unwrap();
+            (joined.tiles, joined.tiles_reused, joined.image.copy())
+        };
+        let still = Tensor::zeros([1, 3, 64, 160], (Kind::Float, Device::Cpu));
+        let (made, reused, first) = run(&still, 1.0);
+        assert_eq!((made, reused), (3, 0));
+        let level = 2.0 / 255.0;
+        let (made, reused, second) = run(&(&still + 1.9 * level), 1.0);
+        assert_eq!((made, reused), (0, 3));
+        assert_eq!(second, first);
+        // A change in the last tile alone; slow changes add up.
+        let moved = &still + 1.9 * level;
+        let _ = moved.narrow(3, 150, 4).g_add_scalar_(2.0 * level);
+        let (made, reused, third) = run(&moved, 1.0);
+        assert_eq!((made, reused), (1, 2));
+        assert_eq!(third.narrow(3, 0, 90), first.narrow(3, 0, 90));
+        assert_ne!(third.narrow(3, 130, 30), first.narrow(3, 130, 30));
+        assert_eq!(run(&moved, 0.5).0, 3, "another gamma");
+        assert_eq!(run(&still.narrow(3, 0, 64), 0.5).0, 1, "another size");
+        assert_eq!(run(&moved, 0.5).0, 3);
+        for _ in 0..250 {
+            assert_eq!(run(&moved, 0.5).0, 0);
+        }
+        assert_eq!(run(&moved, 0.5).0, 3, "nothing is shown for ever");
     }
 }

@@ -74,6 +74,7 @@ pub(crate) struct Settings {
     pub tile_size: i32,
     pub tile_overlap: i32,
     pub tile_batch: i32,
+    pub reuse_threshold: f64,
     pub depth: i32,
     pub strength: f64,
     pub compare: Compare,
@@ -93,6 +94,7 @@ impl Default for Settings {
             tile_size: engine.tile_size as i32,
             tile_overlap: engine.tile_overlap as i32,
             tile_batch: engine.tile_batch as i32,
+            reuse_threshold: engine.reuse_threshold,
             depth: engine.depth as i32,
             strength: engine.strength,
             compare: Compare::default(),
@@ -119,6 +121,7 @@ impl Settings {
             tile_size: self.tile_size as usize,
             tile_overlap: self.tile_overlap as usize,
             tile_batch: self.tile_batch as usize,
+            reuse_threshold: self.reuse_threshold,
             depth: self.depth as usize,
             gamma: self.gamma,
             strength: self.strength,
@@ -142,6 +145,7 @@ impl Settings {
             "tile-size" => self.tile_size = get(value),
             "tile-overlap" => self.tile_overlap = get(value),
             "tile-batch" => self.tile_batch = get(value),
+            "reuse-threshold" => self.reuse_threshold = get(value),
             "depth" => self.depth = get(value),
             "strength" => self.strength = get(value),
             "compare" => self.compare = get(value),
@@ -163,6 +167,7 @@ impl Settings {
             "tile-size" => self.tile_size.to_value(),
             "tile-overlap" => self.tile_overlap.to_value(),
             "tile-batch" => self.tile_batch.to_value(),
+            "reuse-threshold" => self.reuse_threshold.to_value(),
             "depth" => self.depth.to_value(),
             "strength" => self.strength.to_value(),
             "compare" => self.compare.to_value(),
@@ -227,6 +232,14 @@ pub(crate) fn properties() -> Vec<glib::ParamSpec> {
             .minimum(0)
             .maximum(256)
             .default_value(defaults.tile_batch)
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecDouble::builder("reuse-threshold")
+            .nick("Reuse threshold")
+            .blurb("Show a tile again while no sample of it changes by more than this, in levels of 255 (0 = never)")
+            .minimum(0.0)
+            .maximum(255.0)
+            .default_value(defaults.reuse_threshold)
             .mutable_ready()
             .build(),
         glib::ParamSpecInt::builder("depth")

@@ -1,0 +1,111 @@
+//! Tiles that show what they showed before.
+//!
+//! A tile is compared with the input that its last output was made of, not with the last frame: slow changes add up until they
+//! are seen. It is made anew after [`REFRESH`] frames in any case.
+
+use tch::Tensor;
+
+use super::tiled::cut_out;
+use crate::Result;
+use crate::tile::Tile;
+
+/// Frames for which a tile may be shown again.
+const REFRESH: u32 = 250;
+
+/// The last outputs of a frame's tiles.
+pub(super) struct Reuse {
+    /// Largest difference of a value that counts as none, in [-1, 1].
+    threshold: f64,
+    gamma: f64,
+    kept: Vec<Option<Kept>>,
+    /// All of the last frame, joined.
+    frame: Option<Tensor>,
+}
+
+struct Kept {
+    input: Tensor,
+    output: Tensor,
+    frames: u32,
+}
+
+impl Reuse {
+    /// For frames of that many tiles; the threshold is in 8-bit levels.
+    pub fn new(levels: f64, tiles: usize) -> Self {
+        Reuse {
+            threshold: levels * 2.0 / 255.0,
+            gamma: f64::NAN,
+            kept: (0..tiles).map(|_| None).collect(),
+            frame: None,
+        }
+    }
+
+    /// The indices of the tiles of `padded` that have to go through the model.
+    ///
+    /// # Errors
+    /// Too little memory, or a failure of the device.
+    pub fn changed(&mut self, padded: &Tensor, tiles: &[Tile], gamma: f64) -> Result<Vec<usize>> {
+        if gamma != self.gamma {
+            self.gamma = gamma;
+            self.kept.iter_mut().for_each(|kept| *kept = None);
+        }
+        let mut candidates = Vec::new();
+        let mut differences = Vec::new();
+        for (i, (kept, tile)) in self.kept.iter().zip(tiles).enumerate() {
+            if let Some(kept) = kept.as_ref().filter(|kept| kept.frames < REFRESH) {
+                let difference = cut_out(padded, tile)?.f_sub(&kept.input)?.f_abs_()?.f_max()?;
+                candidates.push(i);
+                differences.push(difference);
+            }
+        }
+        let mut changed = vec![true; tiles.len()];
+        if !candidates.is_empty() {
+            // One answer for all: on a GPU each would wait for what is queued.
+            let differences = Vec::<f32>::try_from(Tensor::f_stack(&differences, 0)?)?;
+            for (i, difference) in candidates.into_iter().zip(differences) {
+                changed[i] = difference.is_nan() || f64::from(difference) > self.threshold;
+            }
+        }
+        for (kept, changed) in self.kept.iter_mut().zip(&changed) {
+            if let (Some(kept), false) = (kept, changed) {
+                kept.frames += 1;
+            }
+        }
+        Ok((0..tiles.len()).filter(|&i| changed[i]).collect())
+    }
+
+    /// The output that tile `i` had last.
+    pub fn output(&self, i: usize) -> &Tensor {
+        &self.kept[i]
+            .as_ref()
+            .expect("only tiles that did not change are asked for")
+            .output
+    }
+
+    /// Remembers what came of tile `i`, `[1, 3, h, w]`.
+    ///
+    /// # Errors
+    /// Too little memory.
+    pub fn keep(&mut self, i: usize, padded: &Tensor, tile: &Tile, output: Tensor) -> Result<()> {
+        self.kept[i] = Some(Kept {
+            // A copy: a part would keep the whole frame.
+            input: cut_out(padded, tile)?.f_detach_copy()?,
+            output,
+            frames: 0,
+        });
+        Ok(())
+    }
+
+    /// Tile `i` failed, and is tried again with the next frame.
+    pub fn forget(&mut self, i: usize) {
+        self.kept[i] = None;
+    }
+
+    /// The last frame, for one in which nothing has changed.
+    pub fn frame(&self) -> Option<&Tensor> {
+        self.frame.as_ref()
+    }
+
+    pub fn keep_frame(&mut self, joined: &Tensor) {
+        self.frame = Some(joined.shallow_clone());
+    }
+}
