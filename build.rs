@@ -10,9 +10,10 @@ fn main() {
     rpath::main();
     println!("cargo:rerun-if-changed=src/memory.cpp");
     println!("cargo:rustc-check-cfg=cfg(osdd_allocator)");
-    // Where a libtorch has no headers, there is no shim, and libtorch's own ways do.
-    let libtorch = env::var_os("LIBTORCH").unwrap_or_default();
-    let include = Path::new(&libtorch).join("include");
+    println!("cargo:rerun-if-env-changed=LIBTORCH_INCLUDE");
+    // As torch-sys finds them.
+    let headers = env::var_os("LIBTORCH_INCLUDE").or_else(|| env::var_os("LIBTORCH"));
+    let include = Path::new(&headers.unwrap_or_default()).join("include");
     if include.join("c10/core/Allocator.h").exists() {
         cc::Build::new()
             .cpp(true)
@@ -22,5 +23,9 @@ fn main() {
             .warnings(false)
             .compile("osdd_memory");
         println!("cargo:rustc-cfg=osdd_allocator");
+    } else {
+        println!(
+            "cargo:warning=no headers in $LIBTORCH/include: tensors get their memory in libtorch's own, slower way"
+        );
     }
 }

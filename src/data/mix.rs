@@ -201,7 +201,7 @@ pub struct MixConfig {
     pub jpeg_quality: [usize; 2],
     /// Share of samples that a video encoder compresses after all else, instead of JPEG. Real pairs never are.
     pub h264_share: f64,
-    /// Quantiser of that, 1 to 51.
+    /// Quantiser of that, 12 to 51.
     pub h264_qp: [usize; 2],
     /// Share of the other samples whose colour has half the resolution (4:2:0). Real pairs stay as they are.
     pub chroma_subsampling_share: f64,
@@ -350,11 +350,18 @@ impl MixConfig {
                 100,
                 "low <= high, each 1 to 100",
             ),
-            ("h264_qp", self.h264_qp, 51, "low <= high, each 1 to 51"),
         ] {
             if !(1 <= low && low <= high && high <= most) {
                 return illegal(field, format!("{:?}", [low, high]), legal);
             }
+        }
+        let [low, high] = self.h264_qp;
+        if !(12 <= low && low <= high && high <= 51) {
+            return illegal(
+                "h264_qp",
+                format!("{:?}", self.h264_qp),
+                "low <= high, each 12 to 51",
+            );
         }
         for (field, value, most, legal) in [
             ("noise_levels", self.noise_levels, 255.0, "0 to 255"),

@@ -28,14 +28,14 @@ pub fn subsample_chroma(values: &mut [f32], width: usize, height: usize) {
 }
 
 /// Stores a picture as one intra frame of H.264 and reads it back: `values` is `[3, height, width]`, encoded RGB in
-/// `[0, 1]`; `qp` is the quantiser, 0 to 51: 18 looks like the original, 26 is a good recording, 36 a poor one. Colour is
+/// `[0, 1]`; `qp` is the quantiser, 12 to 51 (what the encoder takes of H.264's 0 to 51): 18 looks like the original, 26 is a good recording, 36 a poor one. Colour is
 /// subsampled as by [`subsample_chroma`]. Encoder and decoder are OpenH264, which calculates with integers; a picture
 /// larger than it takes is coded in parts of 2048 px.
 ///
 /// # Panics
-/// If `values` has another length, or `qp` is above 51.
+/// If `values` has another length, or `qp` is out of range.
 pub fn compress_h264(values: &mut [f32], width: usize, height: usize, qp: u8) {
-    assert!(qp <= 51, "a quantiser of H.264");
+    assert!((12..=51).contains(&qp), "a quantiser that the encoder takes");
     let mut picture = Yuv420::from_rgb(values, width, height);
     for y in (0..picture.height).step_by(LARGEST_PART) {
         for x in (0..picture.width).step_by(LARGEST_PART) {
@@ -281,7 +281,11 @@ mod tests {
             let mut subsampled = original.clone();
             subsample_chroma(&mut subsampled, width, height);
             let unavoidable = rms_levels(&subsampled, &original);
-            assert!(error(4) < unavoidable + 1.0, "{} against {unavoidable}", error(4));
+            assert!(
+                error(12) < unavoidable + 2.0,
+                "{} against {unavoidable}",
+                error(12)
+            );
             assert!(error(45) > 1.2 * error(20), "{} {}", error(45), error(20));
         }
     }

@@ -7,7 +7,7 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -36,25 +36,34 @@ pub(super) struct Lanes {
     own: Option<Forward>,
     threads: Vec<JoinHandle<()>>,
     batches: Option<Sender<(usize, Tensor)>>,
+    /// The other end, for what no lane shall take any more.
+    left: Receiver<(usize, Tensor)>,
     passed: Receiver<(usize, thread::Result<Result<Passed>>)>,
 }
 
 impl Lanes {
-    /// For frames of that many batches, on that many cores; `model` is called once a lane.
+    /// For frames of that many batches, on that many cores, or (`None`) on a device that needs none; `model` is called once a
+    /// lane.
     ///
     /// # Errors
     /// Those of `model`, or no thread to be had.
-    pub fn new(batches: usize, cores: usize, model: &dyn Fn() -> Result<Forward>) -> Result<Self> {
-        let lanes = batches.min(cores).min(MOST_LANES);
+    pub fn new(batches: usize, cores: Option<usize>, model: &dyn Fn() -> Result<Forward>) -> Result<Self> {
+        // Restores when the last lane has counted, or has ended.
+        let _counting = cores.map(|_| Counting::new());
+        let lanes = batches.min(cores.unwrap_or(1)).min(MOST_LANES);
         let (send_batch, receive_batch) = bounded(2 * lanes);
         let (send_passed, receive_passed) = bounded(2 * lanes);
         let mut new = Lanes {
             own: None,
             threads: Vec::new(),
             batches: Some(send_batch),
+            left: receive_batch.clone(),
             passed: receive_passed,
         };
-        let _alone = THREAD_COUNT.lock().unwrap_or_else(|e| e.into_inner());
+        let Some(cores) = cores else {
+            new.own = Some(model()?);
+            return Ok(new);
+        };
         if lanes == 1 {
             new.own = Some(model()?);
             tch::set_num_threads(cores as i32);
@@ -66,12 +75,12 @@ impl Lanes {
         for i in 0..lanes {
             let (model, batches, passed) = (model()?, receive_batch.clone(), send_passed.clone());
             let ready = ready.clone();
-            let share = (cores / lanes) as i32;
+            let share = cores / lanes + usize::from(i < cores % lanes);
             let lane = thread::Builder::new().name(format!("osdd-lane-{i}"));
             let lane = lane.spawn(move || {
                 // What is set before libtorch has looked at this thread would be overwritten then.
                 tch::get_num_threads();
-                tch::set_num_threads(share);
+                tch::set_num_threads(share as i32);
                 drop(ready);
                 let _no_grad = tch::no_grad_guard();
                 for (index, batch) in batches {
@@ -87,7 +96,6 @@ impl Lanes {
         drop(ready);
         // Disconnects when the last lane has counted its threads.
         let _ = started.recv();
-        set_default_threads(cores);
         Ok(new)
     }
 
@@ -133,6 +141,7 @@ impl Lanes {
 impl Drop for Lanes {
     fn drop(&mut self) {
         self.batches = None;
+        self.left.try_iter().for_each(drop);
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
@@ -158,20 +167,42 @@ fn pass(model: &Forward, x: &Tensor) -> Result<Passed> {
     Ok(Passed { images, finite })
 }
 
-/// Held while libtorch's number of threads is set: for each thread it is a number of its own, but threads that use
-/// libtorch for the first time start with what was set last anywhere.
-static THREAD_COUNT: Mutex<()> = Mutex::new(());
-
-/// How many threads libtorch may use.
+/// How many threads libtorch may use here.
 pub(super) fn cores() -> usize {
     let _alone = THREAD_COUNT.lock().unwrap_or_else(|e| e.into_inner());
     tch::get_num_threads().max(1) as usize
 }
 
-/// Restores what new threads start with.
-fn set_default_threads(count: usize) {
-    let set = thread::spawn(move || tch::set_num_threads(count as i32));
-    let _ = set.join();
+/// libtorch's number of threads is each thread's own, but threads that use libtorch for the first time start with what was set
+/// last anywhere. While this exists, nobody else here sets or asks; then the start is what it was before.
+struct Counting {
+    default: Option<i32>,
+    _alone: MutexGuard<'static, ()>,
+}
+
+static THREAD_COUNT: Mutex<()> = Mutex::new(());
+
+impl Counting {
+    fn new() -> Self {
+        let _alone = THREAD_COUNT.lock().unwrap_or_else(|e| e.into_inner());
+        Counting {
+            default: on_a_new_thread(tch::get_num_threads),
+            _alone,
+        }
+    }
+}
+
+impl Drop for Counting {
+    fn drop(&mut self) {
+        if let Some(default) = self.default {
+            on_a_new_thread(move || tch::set_num_threads(default));
+        }
+    }
+}
+
+/// `None` where there is no thread to be had.
+fn on_a_new_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    thread::Builder::new().spawn(work).ok()?.join().ok()
 }
 
 #[cfg(test)]
@@ -194,7 +225,7 @@ mod tests {
                     x + 0.5
                 }))
             };
-            let lanes = Lanes::new(5, lanes, &model).unwrap();
+            let lanes = Lanes::new(5, Some(lanes), &model).unwrap();
             for count in [1, 2, 20] {
                 let mut seen = Vec::new();
                 let take = |i: usize, passed: Passed| {
@@ -212,7 +243,7 @@ mod tests {
     fn a_lane_uses_its_share_of_the_cores() {
         let threads = || -> Result<Forward> { Ok(Box::new(|x| x * 0.0 + tch::get_num_threads() as f64)) };
         for (batches, cores, expected) in [(6, 2, 1), (2, 6, 3), (1, 2, 2)] {
-            let lanes = Lanes::new(batches, cores, &threads).unwrap();
+            let lanes = Lanes::new(batches, Some(cores), &threads).unwrap();
             let take = |_: usize, passed: Passed| {
                 assert_eq!(passed.images.double_value(&[0, 0, 0, 0]), f64::from(expected));
                 Ok(())
@@ -224,7 +255,7 @@ mod tests {
     #[test]
     fn a_panic_in_a_lane_is_the_callers() {
         let model = || -> Result<Forward> { Ok(Box::new(|_| panic!("broken"))) };
-        let lanes = Lanes::new(2, 2, &model).unwrap();
+        let lanes = Lanes::new(2, Some(2), &model).unwrap();
         let run = || lanes.run(2, |i| Ok(batch(i)), |_, _| Ok(()));
         let panic = catch_unwind(AssertUnwindSafe(run)).expect_err("it panics");
         assert_eq!(panic.downcast_ref::<&str>(), Some(&"broken"));

@@ -1,6 +1,7 @@
 //! The streaming engine: frames in, sharper frames out, in order, on a thread of its own.
 //!
-//! One thread owns the device and every tensor; only [`Frame`]s and plain messages cross the channels. A model is
+//! One thread owns the device and its tensors, and on a CPU lends tiles to others; only [`Frame`]s and plain messages cross the
+//! channels. A model is
 //! loaded once per process and shared by all engines that use it.
 //!
 //! ```no_run

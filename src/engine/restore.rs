@@ -34,12 +34,16 @@ pub(super) struct Restored {
 }
 
 impl Restorer {
+    /// `cores` are libtorch's threads, see [`lanes::cores`](super::lanes::cores).
+    ///
     /// # Errors
     /// A device that is not there, a model that is missing or broken, too little memory.
-    pub fn new(config: &EngineConfig) -> Result<Self> {
+    pub fn new(config: &EngineConfig, cores: usize) -> Result<Self> {
         let (device, torch_device) = device::resolve(config.device)?;
         let (precision, kind) = config.precision.resolve(device);
-        memory::keep_freed();
+        if torch_device == tch::Device::Cpu {
+            memory::keep_freed();
+        }
         let shared = shared_model(&config.model, torch_device, kind)?;
         let weights = shared.merged(config.gamma)?;
         // Says now, not with the first frame, whether the weights make a model.
@@ -52,7 +56,7 @@ impl Restorer {
             },
             config: shared.config().clone(),
             weights,
-            tiles: TiledPass::new(config, shared.config().size_multiple(), torch_device),
+            tiles: TiledPass::new(config, shared.config().size_multiple(), torch_device, cores),
             device: torch_device,
         })
     }

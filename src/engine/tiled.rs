@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tch::{Device, Kind, Tensor};
 
-use super::lanes::{self, Forward, Lanes};
+use super::lanes::{Forward, Lanes};
 use super::reuse::Reuse;
 use super::{EngineConfig, StageTimes};
 use crate::Result;
@@ -21,7 +21,8 @@ pub(super) struct TiledPass {
     batch: usize,
     multiple: usize,
     device: Device,
-    cores: usize,
+    /// Where the CPU computes: what libtorch may use of it.
+    cores: Option<usize>,
     reuse_threshold: f64,
     plan: Option<Plan>,
 }
@@ -52,7 +53,7 @@ struct Plan {
 }
 
 impl TiledPass {
-    pub fn new(config: &EngineConfig, multiple: usize, device: Device) -> Self {
+    pub fn new(config: &EngineConfig, multiple: usize, device: Device, cores: usize) -> Self {
         let auto = match device {
             Device::Cpu => 1,
             _ => AUTO_BATCH_CUDA,
@@ -67,10 +68,7 @@ impl TiledPass {
             },
             multiple,
             device,
-            cores: match device {
-                Device::Cpu => lanes::cores(),
-                _ => 1,
-            },
+            cores: (device == Device::Cpu).then_some(cores),
             reuse_threshold: config.reuse_threshold,
             plan: None,
         }
@@ -136,8 +134,9 @@ impl TiledPass {
         let fits = |plan: &Plan| (plan.grid.width(), plan.grid.height()) == (width, height);
         if !self.plan.as_ref().is_some_and(fits) {
             // The lanes of the last size give their memory back first.
-            self.plan = None;
-            memory::release();
+            if self.plan.take().is_some() {
+                memory::release();
+            }
             let grid = TileGrid::new(width, height, self.tile_size, self.overlap, self.multiple)?;
             let lanes = Lanes::new(grid.len().div_ceil(self.batch), self.cores, model)?;
             let reuse = (self.reuse_threshold > 0.0).then(|| Reuse::new(self.reuse_threshold, grid.len()));
@@ -256,7 +255,7 @@ mod tests {
             tile_batch: 3,
             ..EngineConfig::default()
         };
-        let mut pass = TiledPass::new(&config, 8, Device::Cpu);
+        let mut pass = TiledPass::new(&config, 8, Device::Cpu, 2);
         for (width, height) in [(1, 1), (5, 200), (64, 64), (65, 130), (201, 77)] {
             let image = Tensor::rand([1, 3, height, width], (Kind::Float, Device::Cpu)) * 2.0 - 1.0;
             let image = crate::nn::channels_last(&image);
@@ -279,7 +278,7 @@ mod tests {
                 tile_batch: 2,
                 ..EngineConfig::default()
             };
-            let mut pass = TiledPass::new(&config, 8, Device::Cpu);
+            let mut pass = TiledPass::new(&config, 8, Device::Cpu, 2);
             let image = Tensor::rand([1, 3, 64, width], (Kind::Float, Device::Cpu));
             // One value of the leftmost tiles, which are all -1 without it.
             let model = || -> Result<Forward> {
@@ -327,7 +326,7 @@ mod tests {
             reuse_threshold: 2.0,
             ..EngineConfig::default()
         };
-        let mut pass = TiledPass::new(&config, 8, Device::Cpu);
+        let mut pass = TiledPass::new(&config, 8, Device::Cpu, 2);
         // Whatever is made anew gets darker and darker.
         let runs = std::sync::Arc::new(std::sync::atomic::AtomicI32::new(0));
         let mut run = |image: &Tensor, gamma: f64| {

@@ -113,11 +113,12 @@ impl Conv2d {
         self.with_bias(x, &(&self.bias + shift.view([-1])))
     }
 
-    /// By oneDNN where it can. libtorch keeps small inputs from it and, on one thread, 1x1 convolutions: rules from a time when
-    /// that was slower. Today its own kernels are several times slower there.
+    /// On x86-64 by oneDNN where it can. libtorch keeps small inputs from it and, on one thread, 1x1 convolutions: rules from a
+    /// time when that was slower. Today its own kernels are several times slower there.
     fn with_bias(&self, x: &Tensor, bias: &Tensor) -> Tensor {
         let (stride, padding) = ([self.stride; 2], [self.padding; 2]);
-        if x.device() == Device::Cpu
+        if cfg!(target_arch = "x86_64")
+            && x.device() == Device::Cpu
             && x.kind() == Kind::Float
             && tch::utils::has_mkldnn()
             && let Ok(y) =

@@ -212,7 +212,7 @@ pub(crate) fn properties() -> Vec<glib::ParamSpec> {
             .build(),
         glib::ParamSpecInt::builder("tile-size")
             .nick("Tile size")
-            .blurb("Edge of a tile in pixels, a multiple of 64 (0 = the whole frame as one tile)")
+            .blurb("Largest edge of a tile in pixels, a multiple of 64 (0 = the whole frame as one tile)")
             .minimum(0)
             .maximum(8192)
             .default_value(defaults.tile_size)
