@@ -117,7 +117,7 @@ pub(crate) struct RuntimeArgs {
     #[arg(long, default_value_t = 512, value_name = "PX")]
     pub tile: usize,
     /// Overlap of neighbouring tiles in pixels
-    #[arg(long, default_value_t = 64, value_name = "PX")]
+    #[arg(long, default_value_t = 128, value_name = "PX")]
     pub overlap: usize,
 }
 
