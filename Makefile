@@ -36,8 +36,8 @@ endif
 
 RELEASE := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/release
 # The demo and the benchmark run what was just built, ahead of an installed plugin.
-# Without the shorter wait, libtorch's threads stand still where another process wants their cores (src/bin/osdd/threads.rs).
-WITH_PLUGIN = GOMP_SPINCOUNT="$${GOMP_SPINCOUNT:-10000}" GST_PLUGIN_PATH="$(RELEASE)$${GST_PLUGIN_PATH:+:$$GST_PLUGIN_PATH}"
+# With a shorter wait libtorch's threads get on with others that want their cores (src/bin/osdd/threads.rs).
+WITH_PLUGIN = GOMP_SPINCOUNT="$${GOMP_SPINCOUNT:-1000}" GST_PLUGIN_PATH="$(RELEASE)$${GST_PLUGIN_PATH:+:$$GST_PLUGIN_PATH}"
 
 .PHONY: help setup build test lint demo bench install uninstall clean
 
