@@ -5,12 +5,15 @@
 
 /// From now on, what tensors on the CPU free is kept for the next of the same size; with what is in use that is at most twice
 /// as much as was in use at once. Blocks from before go back to where they came from. Where the headers of libtorch were
-/// missing when this was built, nothing changes.
-pub(crate) fn keep_freed() {
+/// missing when this was built, and where `device` is not a CPU, nothing changes.
+pub(crate) fn keep_freed(device: tch::Device) {
+    if device != tch::Device::Cpu {
+        return;
+    }
     #[cfg(osdd_allocator)]
     {
         static ONCE: std::sync::Once = std::sync::Once::new();
-        // SAFETY: takes no arguments. Tensors that exist keep the allocator they came from.
+        // SAFETY: takes no arguments, and passes on what the allocator before it gave.
         ONCE.call_once(|| unsafe { osdd_cache_cpu_memory() });
     }
 }

@@ -41,9 +41,7 @@ impl Restorer {
     pub fn new(config: &EngineConfig, cores: usize) -> Result<Self> {
         let (device, torch_device) = device::resolve(config.device)?;
         let (precision, kind) = config.precision.resolve(device);
-        if torch_device == tch::Device::Cpu {
-            memory::keep_freed();
-        }
+        memory::keep_freed(torch_device);
         let shared = shared_model(&config.model, torch_device, kind)?;
         let weights = shared.merged(config.gamma)?;
         // Says now, not with the first frame, whether the weights make a model.

@@ -206,7 +206,11 @@ impl Plan {
         let groups: Vec<&[usize]> = changed.chunks(batch).collect();
         let cut = |group: usize| -> Result<Tensor> {
             let pieces = groups[group].iter().map(|&i| cut_out(padded, &tiles[i]));
-            Ok(Tensor::f_cat(&pieces.collect::<Result<Vec<_>>>()?, 0)?)
+            match &pieces.collect::<Result<Vec<_>>>()?[..] {
+                // The model brings it into its own order in memory anyway.
+                [one] => Ok(one.shallow_clone()),
+                several => Ok(Tensor::f_cat(several, 0)?),
+            }
         };
         self.lanes.run(groups.len(), cut, |group, passed| {
             let start = Instant::now();

@@ -19,6 +19,7 @@ use super::{PhaseConfig, Score, TrainConfig, ValidationSet};
 use crate::config::ModelConfig;
 use crate::data::{Batch, Image8, Loader, MixConfig, Sources};
 use crate::device::{self, Device, Precision};
+use crate::memory;
 use crate::nn::TensorMap;
 use crate::weights::Weights;
 use crate::{Error, Result};
@@ -109,9 +110,9 @@ impl Trainer {
     /// # Errors
     /// An adapter stage without weights, weights of another configuration, a device or a network that is not there.
     pub fn new(config: TrainConfig, model: ModelConfig, sources: Arc<Sources>, setup: Setup) -> Result<Self> {
-        crate::memory::keep_freed();
         check_data(&config, &model, &sources)?;
         let (named, device) = device::resolve(setup.device)?;
+        memory::keep_freed(device);
         let (_, kind) = setup.precision.resolve(named);
         if kind == Kind::Half {
             return Err(Error::Train(

@@ -10,7 +10,6 @@ mod hardware;
 mod images;
 mod import;
 mod interrupt;
-mod memory;
 mod metrics_weights;
 mod models;
 mod output;
@@ -44,7 +43,6 @@ impl std::error::Error for Usage {}
 
 fn main() -> ExitCode {
     threads::share_the_cores();
-    memory::keep_freed();
     let cli = Cli::parse();
     report::set_quiet(cli.quiet);
     tracing_subscriber::fmt()
