@@ -63,7 +63,7 @@ static CUDA_DEVICES: Lazy<usize> = Lazy::new(|| {
 ///
 /// # Errors
 /// [`Error::Device`] for a GPU that is not there.
-pub(crate) fn resolve(device: Device) -> Result<(Device, tch::Device)> {
+pub fn resolve(device: Device) -> Result<(Device, tch::Device)> {
     match device {
         Device::Cpu => Ok((Device::Cpu, tch::Device::Cpu)),
         Device::Auto if *CUDA_DEVICES == 0 => Ok((Device::Cpu, tch::Device::Cpu)),
@@ -99,7 +99,7 @@ impl Precision {
     ];
 
     /// What this stands for on a device, never [`Precision::Auto`].
-    pub(crate) fn resolve(self, device: Device) -> (Self, tch::Kind) {
+    pub fn resolve(self, device: Device) -> (Self, tch::Kind) {
         match (self, device) {
             (Self::Auto, Device::Cuda(_)) | (Self::Bf16, _) => (Self::Bf16, tch::Kind::BFloat16),
             (Self::Auto | Self::Fp32, _) => (Self::Fp32, tch::Kind::Float),

@@ -1,7 +1,7 @@
-// An allocator for tensors on the CPU that keeps what is freed for the next tensor of the same size.
+// An allocator for tensors on the CPU that keeps what is freed for tensors of about the same size.
 //
 // A network asks for the same sizes again with every frame. The C library's allocator splits and joins blocks in between, or
-// maps and clears pages each time; here a tensor gets the block that was freed last, which is still in the cache.
+// maps and clears pages each time; here a tensor gets a block that another of about its size had before.
 
 #include <c10/core/Allocator.h>
 #include <c10/util/Exception.h>
@@ -10,9 +10,10 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
+#include <iterator>
+#include <map>
 #include <mutex>
 #include <unordered_map>
-#include <vector>
 
 namespace {
 
@@ -38,23 +39,29 @@ class CachingAllocator final : public c10::Allocator {
   // Frees every block that no tensor has.
   void release() {
     std::lock_guard<std::mutex> alone(mutex_);
-    empty();
+    shrink(0);
     peak_ = used_;
   }
 
  private:
   void* take(size_t size) {
     std::lock_guard<std::mutex> alone(mutex_);
+    // A block that is somewhat too large serves as well: a network's sizes are many, its memory at any time is of few.
+    auto found = kept_.upper_bound(size);
+    if (found != kept_.begin() && std::prev(found)->first == size) {
+      // Freed last of its size, so most likely still in the cache.
+      --found;
+    }
     void* data = nullptr;
-    auto found = kept_.find(size);
-    if (found != kept_.end() && !found->second.empty()) {
-      data = found->second.back();
-      found->second.pop_back();
+    if (found != kept_.end() && found->first <= size + size / 2) {
+      size = found->first;
+      data = found->second.data;
       kept_bytes_ -= size;
+      kept_.erase(found);
     } else {
       data = fresh(size);
       if (data == nullptr) {
-        empty();
+        shrink(0);
         data = fresh(size);
       }
       TORCH_CHECK(data != nullptr, "can't allocate memory: ", size, " bytes for a tensor");
@@ -76,13 +83,11 @@ class CachingAllocator final : public c10::Allocator {
     }
     const size_t size = found->second;
     used_ -= size;
-    // Sizes that are not asked for any more must not pile up.
-    if (used_ + kept_bytes_ + size > 2 * peak_) {
-      empty();
-    }
     try {
-      kept_[size].push_back(data);
+      kept_.emplace(size, Kept{data, ++freed_});
       kept_bytes_ += size;
+      // Sizes that are not asked for any more must not pile up.
+      shrink(2 * peak_ - used_);
     } catch (const std::bad_alloc&) {
       sizes_.erase(found);
       drop(data, size);
@@ -107,23 +112,32 @@ class CachingAllocator final : public c10::Allocator {
     }
   }
 
-  void empty() {
-    for (auto& [size, blocks] : kept_) {
-      for (void* data : blocks) {
-        sizes_.erase(data);
-        drop(data, size);
-      }
+  // Frees what has been kept longest until so many bytes are left.
+  void shrink(size_t bytes) {
+    while (kept_bytes_ > bytes) {
+      auto oldest = std::min_element(kept_.begin(), kept_.end(), [](const auto& one, const auto& two) {
+        return one.second.freed < two.second.freed;
+      });
+      kept_bytes_ -= oldest->first;
+      sizes_.erase(oldest->second.data);
+      drop(oldest->second.data, oldest->first);
+      kept_.erase(oldest);
     }
-    kept_.clear();
-    kept_bytes_ = 0;
   }
+
+  struct Kept {
+    void* data;
+    // When, in frees.
+    uint64_t freed;
+  };
 
   c10::Allocator* const before_;
   std::mutex mutex_;
   // Of all blocks of ours, in use or kept. Others come here too: oneDNN's scratch memory goes to whoever is the allocator
   // when it is freed.
   std::unordered_map<void*, size_t> sizes_;
-  std::unordered_map<size_t, std::vector<void*>> kept_;
+  std::multimap<size_t, Kept> kept_;
+  uint64_t freed_ = 0;
   size_t kept_bytes_ = 0;
   size_t used_ = 0;
   size_t peak_ = 0;

@@ -3,7 +3,7 @@
 //! A network asks for the same sizes with every frame or batch. What is freed is kept for them (`memory.cpp`, an allocator
 //! for libtorch), for the whole process.
 
-/// From now on, what tensors on the CPU free is kept for the next of the same size; with what is in use that is at most twice
+/// From now on, what tensors on the CPU free is kept for others of about the same size; with what is in use that is at most twice
 /// as much as was in use at once. Blocks from before go back to where they came from. Where the headers of libtorch were
 /// missing when this was built, and where `device` is not a CPU, nothing changes.
 pub(crate) fn keep_freed(device: tch::Device) {

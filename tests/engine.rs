@@ -190,12 +190,13 @@ fn smeared(width: usize, height: usize) -> Frame {
 
 #[test]
 fn tiles_cannot_be_seen() {
-    let tiled = Engine::new(config()).unwrap();
-    let whole = Engine::new(EngineConfig {
-        tile_size: 0,
-        ..config()
-    })
-    .unwrap();
+    let [tiled, whole] = [512, 0].map(|tile_size| {
+        let config = EngineConfig {
+            tile_size: Some(tile_size),
+            ..config()
+        };
+        Engine::new(config).unwrap()
+    });
     for (width, height) in [(1280, 720), (961, 543)] {
         let picture = smeared(width, height);
         for gamma in [0.0, 1.0] {
@@ -215,7 +216,7 @@ fn tiles_cannot_be_seen() {
 #[test]
 fn every_size_works_down_to_one_pixel() {
     let engine = Engine::new(EngineConfig {
-        tile_size: 64,
+        tile_size: Some(64),
         tile_overlap: 16,
         ..config()
     })
@@ -257,7 +258,7 @@ fn bad_settings_and_models_are_errors_with_a_kind() {
     assert_eq!(kind(|c| c.model = "no/such/model".into()), ErrorKind::NotFound);
     assert_eq!(kind(|c| c.device = Device::Cuda(63)), ErrorKind::Device);
     assert_eq!(kind(|c| c.depth = 0), ErrorKind::Settings);
-    assert_eq!(kind(|c| c.tile_size = 65), ErrorKind::Settings);
+    assert_eq!(kind(|c| c.tile_size = Some(65)), ErrorKind::Settings);
 }
 
 #[test]
@@ -330,7 +331,7 @@ fn engines_share_one_model_and_do_not_disturb_each_other() {
 fn a_scene_that_stands_still_is_made_once() {
     let engine = Engine::new(EngineConfig {
         reuse_threshold: 1.0,
-        tile_size: 64,
+        tile_size: Some(64),
         tile_overlap: 0,
         ..config()
     })

@@ -41,7 +41,7 @@ fn load_and_run(folder: &Path) {
     let config = EngineConfig {
         model: folder.display().to_string(),
         device: Device::Cpu,
-        tile_size: 0,
+        tile_size: Some(0),
         ..EngineConfig::default()
     };
     if let Ok(engine) = Engine::new(config)

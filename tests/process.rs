@@ -9,7 +9,7 @@ use tch::{Kind, Tensor};
 fn restore(tile_size: usize, width: usize, height: usize) -> Engine {
     let config = EngineConfig {
         device: Device::Cpu,
-        tile_size,
+        tile_size: Some(tile_size),
         tile_overlap: 0,
         ..EngineConfig::default()
     };

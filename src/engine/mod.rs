@@ -1,6 +1,6 @@
 //! The streaming engine: frames in, sharper frames out, in order, on a thread of its own.
 //!
-//! One thread owns the device and its tensors, and on a CPU lends tiles to others; only [`Frame`]s and plain messages cross the
+//! One thread owns the device and its tensors; only [`Frame`]s and plain messages cross the
 //! channels. A model is
 //! loaded once per process and shared by all engines that use it.
 //!
@@ -22,7 +22,7 @@
 
 mod config;
 mod flight;
-mod lanes;
+mod pass;
 mod pixels;
 mod restore;
 mod reuse;
@@ -60,6 +60,8 @@ pub struct EngineInfo {
     pub model: String,
     pub device: Device,
     pub precision: Precision,
+    /// Largest side of a tile in pixels; 0 is the whole frame.
+    pub tile_size: usize,
 }
 
 /// Why a frame was not taken; it comes back.

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::lanes::Forward;
+use super::pass::Forward;
 use super::pixels::{from_tensor, to_tensor};
 use super::tiled::TiledPass;
 use super::{EngineConfig, EngineInfo, StageTimes};
@@ -11,8 +11,8 @@ use crate::config::ModelConfig;
 use crate::device;
 use crate::frame::Frame;
 use crate::memory;
-use crate::model::OsddModel;
-use crate::nn::Params;
+use crate::model::{OsddModel, is_fused};
+use crate::nn::{Params, on_own_threads};
 use crate::weights::{Merged, shared_model};
 
 /// A loaded model and what it needs to restore frames of any size.
@@ -22,6 +22,8 @@ pub(super) struct Restorer {
     weights: Merged,
     tiles: TiledPass,
     device: tch::Device,
+    /// Layers bring their own threads.
+    fused: bool,
 }
 
 /// A restored frame.
@@ -34,11 +36,9 @@ pub(super) struct Restored {
 }
 
 impl Restorer {
-    /// `cores` are libtorch's threads, see [`lanes::cores`](super::lanes::cores).
-    ///
     /// # Errors
     /// A device that is not there, a model that is missing or broken, too little memory.
-    pub fn new(config: &EngineConfig, cores: usize) -> Result<Self> {
+    pub fn new(config: &EngineConfig) -> Result<Self> {
         let (device, torch_device) = device::resolve(config.device)?;
         let (precision, kind) = config.precision.resolve(device);
         memory::keep_freed(torch_device);
@@ -46,16 +46,19 @@ impl Restorer {
         let weights = shared.merged(config.gamma)?;
         // Says now, not with the first frame, whether the weights make a model.
         OsddModel::new(&Params::new(weights.tensors()), shared.config())?;
+        let fused = is_fused(shared.config(), torch_device, kind);
         Ok(Restorer {
             info: EngineInfo {
                 model: config.model.clone(),
                 device,
                 precision,
+                tile_size: config.resolved_tile_size(fused),
             },
             config: shared.config().clone(),
             weights,
-            tiles: TiledPass::new(config, shared.config().size_multiple(), torch_device, cores),
+            tiles: TiledPass::new(config, fused, shared.config().size_multiple(), torch_device),
             device: torch_device,
+            fused,
         })
     }
 
@@ -66,6 +69,17 @@ impl Restorer {
     /// # Errors
     /// Too little memory, or a failure of the device.
     pub fn restore(&mut self, frame: &Frame, gamma: f64, strength: f64) -> Result<Restored> {
+        match self.fused {
+            true => on_own_threads(|| {
+                // Threads do not take this over from each other.
+                let _no_grad = tch::no_grad_guard();
+                self.restore_here(frame, gamma, strength)
+            }),
+            false => self.restore_here(frame, gamma, strength),
+        }
+    }
+
+    fn restore_here(&mut self, frame: &Frame, gamma: f64, strength: f64) -> Result<Restored> {
         let start = Instant::now();
         if strength == 0.0 {
             let times = StageTimes {

@@ -1,10 +1,10 @@
 //! A whole frame through a model that sees tiles.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tch::{Device, Kind, Tensor};
 
-use super::lanes::{Forward, Lanes};
+use super::pass::{Forward, pass};
 use super::reuse::Reuse;
 use super::{EngineConfig, StageTimes};
 use crate::Result;
@@ -21,8 +21,6 @@ pub(super) struct TiledPass {
     batch: usize,
     multiple: usize,
     device: Device,
-    /// Where the CPU computes: what libtorch may use of it.
-    cores: Option<usize>,
     reuse_threshold: f64,
     plan: Option<Plan>,
 }
@@ -42,7 +40,7 @@ pub(super) struct Joined {
 struct Plan {
     grid: TileGrid,
     tiles: Vec<Tile>,
-    lanes: Lanes,
+    forward: Forward,
     reuse: Option<Reuse>,
     /// Reflected source rows and columns where the frame is padded.
     rows: Option<Tensor>,
@@ -53,13 +51,13 @@ struct Plan {
 }
 
 impl TiledPass {
-    pub fn new(config: &EngineConfig, multiple: usize, device: Device, cores: usize) -> Self {
+    pub fn new(config: &EngineConfig, fused: bool, multiple: usize, device: Device) -> Self {
         let auto = match device {
             Device::Cpu => 1,
             _ => AUTO_BATCH_CUDA,
         };
         TiledPass {
-            tile_size: config.tile_size,
+            tile_size: config.resolved_tile_size(fused),
             overlap: config.tile_overlap,
             batch: if config.tile_batch == 0 {
                 auto
@@ -68,13 +66,12 @@ impl TiledPass {
             },
             multiple,
             device,
-            cores: (device == Device::Cpu).then_some(cores),
             reuse_threshold: config.reuse_threshold,
             plan: None,
         }
     }
 
-    /// `image` `[1, 3, H, W]`, float32 in [-1, 1]; `model` makes what the tiles go through, once a lane and size, and gives the
+    /// `image` `[1, 3, H, W]`, float32 in [-1, 1]; `model` makes what the tiles go through, once a size, and gives the
     /// same for the same `gamma`.
     ///
     /// # Errors
@@ -133,21 +130,20 @@ impl TiledPass {
     ) -> Result<&mut Plan> {
         let fits = |plan: &Plan| (plan.grid.width(), plan.grid.height()) == (width, height);
         if !self.plan.as_ref().is_some_and(fits) {
-            // The lanes of the last size give their memory back first.
+            // The last size's memory is given back first.
             if self.plan.take().is_some() {
                 memory::release();
             }
             let grid = TileGrid::new(width, height, self.tile_size, self.overlap, self.multiple)?;
-            let lanes = Lanes::new(grid.len().div_ceil(self.batch), self.cores, model)?;
             let reuse = (self.reuse_threshold > 0.0).then(|| Reuse::new(self.reuse_threshold, grid.len()));
-            self.plan = Some(Plan::new(grid, lanes, reuse, self.device)?);
+            self.plan = Some(Plan::new(grid, model()?, reuse, self.device)?);
         }
         Ok(self.plan.as_mut().expect("made above"))
     }
 }
 
 impl Plan {
-    fn new(grid: TileGrid, lanes: Lanes, reuse: Option<Reuse>, device: Device) -> Result<Self> {
+    fn new(grid: TileGrid, forward: Forward, reuse: Option<Reuse>, device: Device) -> Result<Self> {
         let reflected = |len: usize, padded: usize| -> Result<Option<Tensor>> {
             let index: Vec<i64> = (0..padded).map(|i| reflect(i as isize, len) as i64).collect();
             Ok((len != padded)
@@ -164,7 +160,7 @@ impl Plan {
         };
         Ok(Plan {
             tiles: grid.tiles().collect(),
-            lanes,
+            forward,
             reuse,
             rows: place(reflected(grid.height(), grid.padded_height())?)?,
             columns: place(reflected(grid.width(), grid.padded_width())?)?,
@@ -184,8 +180,14 @@ impl Plan {
         finite: &mut Vec<Tensor>,
         times: &mut StageTimes,
     ) -> Result<Tensor> {
-        let Plan { tiles, reuse, .. } = self;
-        let (rows, columns) = (&self.row_windows, &self.col_windows);
+        let Plan {
+            tiles,
+            reuse,
+            forward,
+            row_windows: rows,
+            col_windows: columns,
+            ..
+        } = self;
         let add = |joined: &Tensor, tile: &Tile, output: &Tensor| -> Result<()> {
             let weighted = output.f_mul(&rows[tile.row])?.f_mul_(&columns[tile.col])?;
             let _ = cut_out(joined, tile)?.f_add_(&weighted)?;
@@ -201,21 +203,18 @@ impl Plan {
                 add(&joined, &tiles[i], reuse.output(i))?;
             }
         }
-        let start = Instant::now();
-        let mut blend = Duration::ZERO;
-        let groups: Vec<&[usize]> = changed.chunks(batch).collect();
-        let cut = |group: usize| -> Result<Tensor> {
-            let pieces = groups[group].iter().map(|&i| cut_out(padded, &tiles[i]));
-            match &pieces.collect::<Result<Vec<_>>>()?[..] {
+        for group in changed.chunks(batch) {
+            let pieces = group.iter().map(|&i| cut_out(padded, &tiles[i]));
+            let pieces = match &pieces.collect::<Result<Vec<_>>>()?[..] {
                 // The model brings it into its own order in memory anyway.
-                [one] => Ok(one.shallow_clone()),
-                several => Ok(Tensor::f_cat(several, 0)?),
-            }
-        };
-        self.lanes.run(groups.len(), cut, |group, passed| {
+                [one] => one.shallow_clone(),
+                several => Tensor::f_cat(several, 0)?,
+            };
             let start = Instant::now();
+            let passed = pass(forward, &pieces)?;
+            times.model += start.elapsed();
             finite.push(passed.finite);
-            for (at, &i) in groups[group].iter().enumerate() {
+            for (at, &i) in group.iter().enumerate() {
                 let output = passed.images.f_narrow(0, at as i64, 1)?;
                 match alone {
                     true => joined = output.shallow_clone(),
@@ -225,10 +224,7 @@ impl Plan {
                     reuse.keep(i, padded, &tiles[i], output)?;
                 }
             }
-            blend += start.elapsed();
-            Ok(())
-        })?;
-        times.model += start.elapsed().saturating_sub(blend);
+        }
         Ok(joined)
     }
 }
@@ -254,12 +250,12 @@ mod tests {
     #[test]
     fn a_pointwise_model_gives_the_same_with_tiles() {
         let config = EngineConfig {
-            tile_size: 64,
+            tile_size: Some(64),
             tile_overlap: 16,
             tile_batch: 3,
             ..EngineConfig::default()
         };
-        let mut pass = TiledPass::new(&config, 8, Device::Cpu, 2);
+        let mut pass = TiledPass::new(&config, true, 8, Device::Cpu);
         for (width, height) in [(1, 1), (5, 200), (64, 64), (65, 130), (201, 77)] {
             let image = Tensor::rand([1, 3, height, width], (Kind::Float, Device::Cpu)) * 2.0 - 1.0;
             let image = crate::nn::channels_last(&image);
@@ -277,12 +273,12 @@ mod tests {
     fn tiles_that_are_not_finite_show_the_input_and_are_counted() {
         for (width, bad) in [(64, 1), (192, 2)] {
             let config = EngineConfig {
-                tile_size: 64,
+                tile_size: Some(64),
                 tile_overlap: 0,
                 tile_batch: 2,
                 ..EngineConfig::default()
             };
-            let mut pass = TiledPass::new(&config, 8, Device::Cpu, 2);
+            let mut pass = TiledPass::new(&config, true, 8, Device::Cpu);
             let image = Tensor::rand([1, 3, 64, width], (Kind::Float, Device::Cpu));
             // One value of the leftmost tiles, which are all -1 without it.
             let model = || -> Result<Forward> {
@@ -325,12 +321,12 @@ mod tests {
     #[test]
     fn only_tiles_that_changed_are_made_anew_where_that_is_asked_for() {
         let config = EngineConfig {
-            tile_size: 64,
+            tile_size: Some(64),
             tile_overlap: 16,
             reuse_threshold: 2.0,
             ..EngineConfig::default()
         };
-        let mut pass = TiledPass::new(&config, 8, Device::Cpu, 2);
+        let mut pass = TiledPass::new(&config, true, 8, Device::Cpu);
         // Whatever is made anew gets darker and darker.
         let runs = std::sync::Arc::new(std::sync::atomic::AtomicI32::new(0));
         let mut run = |image: &Tensor, gamma: f64| {

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam_channel::{Receiver, Sender};
 
 use super::flight::Reply;
-use super::lanes;
 use super::restore::{Restored, Restorer};
 use super::{EngineConfig, EngineInfo, Output, StageTimes, Stats};
 use crate::frame::Frame;
@@ -105,12 +104,10 @@ pub(super) fn run(
     replies: &Sender<Reply>,
     ready: &Sender<Result<EngineInfo>>,
 ) {
-    // Before this thread uses libtorch in any other way.
-    let cores = lanes::cores();
     let _no_grad = tch::no_grad_guard();
     // Dropped last, when no tensor is left.
     let _memory = memory::ReleasedAtEnd;
-    let restorer = match guarded(|| Restorer::new(config, cores)) {
+    let restorer = match guarded(|| Restorer::new(config)) {
         Ok(restorer) => restorer,
         Err(error) => {
             let _ = ready.send(Err(error));

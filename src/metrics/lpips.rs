@@ -130,7 +130,8 @@ mod tests {
             assert_eq!(gradient.isfinite().all().int64_value(&[]), 1);
             assert!(gradient.abs().max().double_value(&[]) > 0.0);
         }
-        assert_eq!(gradient(&lpips, &a, &a).abs().max().double_value(&[]), 0.0);
+        // Layers with a gradient and without round differently.
+        assert!(gradient(&lpips, &a, &a).abs().max().double_value(&[]) < 1e-9);
     }
 
     #[test]

@@ -5,21 +5,43 @@ use crate::Result;
 use crate::config::ModelConfig;
 use crate::nn::BlockKind;
 
-/// Floating-point operations of one pass per pixel of the image: two for each multiplication with a weight. Norms,
-/// activations, and what attention does between its weights are left out; they are few beside the convolutions, as is the
-/// time embedding, which is there once an image.
+/// Floating-point operations per pixel of the image.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Operations {
+    /// Of convolutions and linear layers that see all channels.
+    pub dense: f64,
+    /// Of convolutions that see one channel each.
+    pub depthwise: f64,
+}
+
+impl Operations {
+    pub fn total(self) -> f64 {
+        self.dense + self.depthwise
+    }
+}
+
+/// What one pass takes: two operations for each multiplication with a weight. Norms, activations, and what attention does
+/// between its weights are left out; they are few beside the convolutions, as is the time embedding, which is there once an
+/// image.
 ///
 /// # Errors
 /// None in practice; libtorch may fail to make a view.
-pub fn operations_per_pixel(config: &ModelConfig) -> Result<f64> {
+pub fn operations_per_pixel(config: &ModelConfig) -> Result<Operations> {
     let shapes = parameter_shapes(config)?;
-    let cost = shapes.iter().filter_map(|(name, shape)| {
-        let weights = shape.iter().product::<i64>() as f64;
-        let halvings = halvings(name.strip_suffix(".weight")?, config)?;
+    let mut sum = Operations::default();
+    for (name, shape) in shapes.iter().filter(|(_, shape)| shape.len() > 1) {
+        let module = name.strip_suffix(".weight");
+        let Some(halvings) = module.and_then(|module| halvings(module, config)) else {
+            continue;
+        };
         let pixels = (config.vae.patch_size << halvings) as f64;
-        (shape.len() > 1).then_some(2.0 * weights / (pixels * pixels))
-    });
-    Ok(cost.sum())
+        let operations = 2.0 * shape.iter().product::<i64>() as f64 / (pixels * pixels);
+        match shape[..] {
+            [outputs, 1, _, _] if outputs > 1 => sum.depthwise += operations,
+            _ => sum.dense += operations,
+        }
+    }
+    Ok(sum)
 }
 
 /// How often the image has been halved where a module works, the folding of pixels into channels not counted. None for what
@@ -64,7 +86,7 @@ mod tests {
         let gflop = |preset: &str, side: f64| {
             let path = format!("{}/models/{preset}/config.json", env!("CARGO_MANIFEST_DIR"));
             let config = ModelConfig::from_json(&std::fs::read_to_string(path).unwrap(), preset).unwrap();
-            operations_per_pixel(&config).unwrap() * side * side / 1e9
+            operations_per_pixel(&config).unwrap().total() * side * side / 1e9
         };
         let nano = gflop("nano", 256.0);
         assert!((1.0..=3.0).contains(&nano), "{nano}");

@@ -6,7 +6,7 @@ use super::Observer;
 use super::encoder::{EPS, UNetMidBlock2D, block_shape};
 use crate::Result;
 use crate::config::VaeConfig;
-use crate::nn::{Block2D, BlockKind, Conv2d, ImageNorm, Params, Upsample2D, unpatchify};
+use crate::nn::{Block2D, BlockKind, Conv2d, ImageNorm, Params, Upsample2D};
 
 /// A few convolutions on one level's encoder features, on their way to the decoder.
 pub struct SkipBlock {
@@ -126,10 +126,7 @@ impl Decoder {
             }
             observer(format_args!("decoder.up_blocks.{i}"), &h);
         }
-        let h = self.conv_out.forward(&self.conv_norm_out.forward(&h).silu());
-        match self.patch_size {
-            1 => h,
-            patch => unpatchify(&h, patch),
-        }
+        self.conv_out
+            .forward_activated(&self.conv_norm_out, &h, self.patch_size)
     }
 }

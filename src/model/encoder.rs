@@ -5,7 +5,7 @@ use tch::Tensor;
 use super::Observer;
 use crate::Result;
 use crate::config::VaeConfig;
-use crate::nn::{AttnBlock, Block2D, BlockShape, Conv2d, Downsample2D, ImageNorm, Params, patchify};
+use crate::nn::{AttnBlock, Block2D, BlockShape, Conv2d, Downsample2D, ImageNorm, Params};
 
 /// GroupNorm epsilon of Stable Diffusion's autoencoder.
 pub(super) const EPS: f64 = 1e-6;
@@ -124,7 +124,7 @@ impl Encoder {
     pub fn forward(&self, x: &Tensor, observer: Observer) -> (Tensor, Vec<Tensor>) {
         let mut h = match self.patch_size {
             1 => self.conv_in.forward(x),
-            patch => self.conv_in.forward(&patchify(x, patch)),
+            patch => self.conv_in.forward_patches(x, patch),
         };
         observer(format_args!("encoder.conv_in"), &h);
         let mut features = Vec::with_capacity(self.down_blocks.len());
@@ -142,7 +142,9 @@ impl Encoder {
             h = mid_block.forward(&h);
             observer(format_args!("encoder.mid_block"), &h);
         }
-        let h = self.conv_norm_out.forward(&h).silu();
-        (self.conv_out.forward(&h), features)
+        (
+            self.conv_out.forward_activated(&self.conv_norm_out, &h, 1),
+            features,
+        )
     }
 }

@@ -14,9 +14,9 @@ mod unet_blocks;
 
 use std::fmt::Arguments;
 
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
-pub use cost::operations_per_pixel;
+pub use cost::{Operations, operations_per_pixel};
 pub use discriminator::LatentDiscriminator;
 use evae::Encoded;
 pub use evae::{Evae, LatentEncoder};
@@ -25,7 +25,7 @@ pub use unet::UNet2DConditionModel;
 
 use crate::Result;
 use crate::config::ModelConfig;
-use crate::nn::{Init, Params, Shapes, channels_last};
+use crate::nn::{BlockKind, Init, NormKind, Params, Shapes, channels_last};
 
 /// Sees intermediate results, each under the name that its module has in diffusers.
 pub type Observer<'a> = &'a mut dyn FnMut(Arguments, &Tensor);
@@ -36,6 +36,17 @@ pub struct Restored {
     pub image: Tensor,
     /// ẑ_h, `[B, c, H/f, W/f]`.
     pub latents: Tensor,
+}
+
+/// The parts of a pass, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Image to latents and skips.
+    Encode,
+    /// The UNet and its one step.
+    Predict,
+    /// Latents and skips to the image.
+    Decode,
 }
 
 /// eVAE, UNet and learned prompt, joined by one step of diffusion.
@@ -78,15 +89,25 @@ impl OsddModel {
 
     /// As [`OsddModel::forward`], with the restored latents.
     pub fn restore(&self, x_l: &Tensor) -> Restored {
+        self.restore_in_parts(x_l, &mut |_| ())
+    }
+
+    /// As [`OsddModel::forward`]; `done` is called after each part, which a GPU may still have in its queue then.
+    pub fn forward_in_parts(&self, x_l: &Tensor, done: &mut dyn FnMut(Part)) -> Tensor {
+        self.restore_in_parts(x_l, done).image
+    }
+
+    fn restore_in_parts(&self, x_l: &Tensor, done: &mut dyn FnMut(Part)) -> Restored {
         let encoded = self.encode(x_l);
+        done(Part::Encode);
         let noise = self
             .unet
             .forward(&encoded.latents, self.timestep as f64, &self.prompt);
         let z_h = self.step.denoise(&encoded.latents, &noise);
-        Restored {
-            image: self.decode(&z_h, &encoded.skips, x_l),
-            latents: z_h,
-        }
+        done(Part::Predict);
+        let image = self.decode(&z_h, &encoded.skips, x_l);
+        done(Part::Decode);
+        Restored { image, latents: z_h }
     }
 
     fn encode(&self, x_l: &Tensor) -> Encoded {
@@ -103,6 +124,13 @@ impl OsddModel {
     pub fn reconstruct(&self, x_l: &Tensor, latents: &Tensor) -> Tensor {
         self.decode(latents, &self.encode(x_l).skips, x_l)
     }
+}
+
+/// Whether nearly all of such a model's work on this device is done by our own layers for the CPU.
+pub(crate) fn is_fused(config: &ModelConfig, device: Device, kind: Kind) -> bool {
+    let gated = [config.vae.block, config.unet.block] == [BlockKind::Gated; 2];
+    let channel = [config.vae.norm, config.unet.norm] == [NormKind::Channel; 2];
+    device == Device::Cpu && kind == Kind::Float && gated && channel && config.unet.time_embed_dim == 0
 }
 
 /// Number of parameters of each part and of the whole: `(vae, unet, prompt)`.

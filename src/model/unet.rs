@@ -98,7 +98,7 @@ impl UNet2DConditionModel {
             h = block.forward(&h, temb, prompt, &mut residuals);
             observer(format_args!("up_blocks.{i}"), &h);
         }
-        self.conv_out.forward(&self.conv_norm_out.forward(&h).silu())
+        self.conv_out.forward_activated(&self.conv_norm_out, &h, 1)
     }
 
     /// Sinusoidal embedding of t (cosines first), through two linear layers: `[1, time_embed_dim]`.

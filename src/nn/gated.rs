@@ -5,7 +5,9 @@
 
 use tch::Tensor;
 
-use super::{BlockShape, Conv2d, ImageNorm, Linear, Params};
+use super::cpu::{GatedLayers, GatedWeights, Layer};
+use super::packed::{Packed, filled, innermost, map};
+use super::{BlockShape, Conv2d, ImageNorm, Linear, NormKind, Params};
 use crate::Result;
 
 /// `x + conv2(gate(conv_dw(conv1(norm1(x)) + time)))`, then `x + ff.net.2(gate(ff.net.0.proj(norm2(x))))`.
@@ -22,6 +24,7 @@ pub struct GatedBlock2D {
     norm2: ImageNorm,
     ff_proj: Conv2d,
     ff_out: Conv2d,
+    packed: Packed<GatedWeights>,
 }
 
 impl GatedBlock2D {
@@ -53,17 +56,20 @@ impl GatedBlock2D {
             norm2: ImageNorm::new(&p.pp("norm2"), shape.norm, width, shape.eps)?,
             ff_proj: Conv2d::new(&ff.pp("0.proj"), width, 2 * width, 1)?,
             ff_out: Conv2d::zeroed(&ff.pp("2"), width, width, 1)?,
+            packed: Packed::default(),
         })
     }
 
     /// `x` `[B, in, H, W]`, `skip` `[B, skip_channels, H, W]`, `temb` `[1, temb_channels]`; gives `[B, out, H, W]`.
     pub fn forward(&self, x: &Tensor, skip: Option<&Tensor>, temb: Option<&Tensor>) -> Tensor {
-        let joined = skip.map(|skip| Tensor::cat(&[x, skip], 1));
-        let x = joined.as_ref().unwrap_or(x);
-        let x = match &self.conv_shortcut {
-            Some(shortcut) => shortcut.forward(x),
-            None => x.shallow_clone(),
+        let x = match (&self.conv_shortcut, skip) {
+            (Some(shortcut), Some(skip)) => shortcut.forward_joined(&[x, skip]),
+            (Some(shortcut), None) => shortcut.forward(x),
+            (None, _) => x.shallow_clone(),
         };
+        if let Some(fused) = self.fused(&x, temb) {
+            return fused;
+        }
         let h = self.norm1.forward(&x);
         let h = match (&self.time_emb_proj, temb) {
             (Some(proj), Some(temb)) => self.conv1.forward_shifted(&h, &proj.forward(&temb.silu())),
@@ -72,6 +78,63 @@ impl GatedBlock2D {
         let x = x + self.conv2.forward(&gate(&self.conv_dw.forward(&h)));
         let h = gate(&self.ff_proj.forward(&self.norm2.forward(&x)));
         x + self.ff_out.forward(&h)
+    }
+
+    /// The block in one pass, where that is possible: on a CPU, in float32, for inference.
+    fn fused(&self, x: &Tensor, temb: Option<&Tensor>) -> Option<Tensor> {
+        let channel_norms = self.norm1.kind == NormKind::Channel && self.norm1.eps == self.norm2.eps;
+        if temb.is_some() || !channel_norms {
+            return None;
+        }
+        self.packed.with(
+            &[x],
+            &self.parameters(),
+            |parameters| self.pack(parameters),
+            |weights| {
+                let input = innermost(x);
+                let size = x.size4().ok()?.into();
+                Some(filled(size, |output| weights.forward(map(&input), output)))
+            },
+        )
+    }
+
+    fn parameters(&self) -> [&Tensor; 14] {
+        let (norm1, norm2) = (&self.norm1, &self.norm2);
+        let (conv1, conv_dw, conv2) = (&self.conv1, &self.conv_dw, &self.conv2);
+        let (ff_proj, ff_out) = (&self.ff_proj, &self.ff_out);
+        [
+            &norm1.weight,
+            &norm1.bias,
+            &conv1.weight,
+            &conv1.bias,
+            &conv_dw.weight,
+            &conv_dw.bias,
+            &conv2.weight,
+            &conv2.bias,
+            &norm2.weight,
+            &norm2.bias,
+            &ff_proj.weight,
+            &ff_proj.bias,
+            &ff_out.weight,
+            &ff_out.bias,
+        ]
+    }
+
+    fn pack(&self, parameters: &[&[f32]]) -> Option<GatedWeights> {
+        let layer = |i: usize| Layer {
+            weight: parameters[2 * i],
+            bias: parameters[2 * i + 1],
+        };
+        let layers = GatedLayers {
+            norm1: layer(0),
+            conv1: layer(1),
+            conv_dw: layer(2),
+            conv2: layer(3),
+            norm2: layer(4),
+            ff_proj: layer(5),
+            ff_out: layer(6),
+        };
+        GatedWeights::new(self.norm1.bias.size()[0] as usize, self.norm1.eps, &layers)
     }
 }
 

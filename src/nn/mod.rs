@@ -6,17 +6,22 @@
 mod attention;
 mod basic;
 mod block;
+mod conv;
+mod cpu;
 mod gated;
 mod norm;
+mod packed;
 mod params;
 mod resnet;
 mod sample;
 mod transformer;
 
 pub use attention::{Attention, AttnBlock};
-pub use basic::{Conv2d, Linear, channels_last};
+pub use basic::{Linear, channels_last};
 pub(crate) use basic::{from_memory_order, memory_order};
 pub use block::{Block2D, BlockKind, BlockShape};
+pub use conv::Conv2d;
+pub use cpu::on_own_threads;
 pub use gated::GatedBlock2D;
 pub use norm::{ImageNorm, LayerNorm, NormKind};
 pub use params::{Init, Initializer, Params, Shapes, Source, TensorMap};

@@ -18,10 +18,10 @@ pub enum NormKind {
 
 /// Normalisation of a feature map `[B, C, H, W]`, with a learned scale and shift per channel.
 pub struct ImageNorm {
-    weight: Tensor,
-    bias: Tensor,
-    kind: NormKind,
-    eps: f64,
+    pub(super) weight: Tensor,
+    pub(super) bias: Tensor,
+    pub(super) kind: NormKind,
+    pub(super) eps: f64,
 }
 
 impl ImageNorm {

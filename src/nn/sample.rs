@@ -83,7 +83,7 @@ impl Upsample2D {
         match self {
             Upsample2D::Nearest(conv) => conv.forward(&x.upsample_nearest2d([height, width], None, None)),
             Upsample2D::Shuffle(conv) => {
-                let doubled = unpatchify(&conv.forward(x), 2);
+                let doubled = conv.forward_doubled(x);
                 doubled.narrow(2, 0, height).narrow(3, 0, width)
             }
         }

@@ -161,7 +161,7 @@ fn info(name: &str, origin: &str, config: &str, files: &[NamedBytes]) -> ModelIn
         gflop: ModelConfig::from_json(config, name)
             .and_then(|config| operations_per_pixel(&config))
             .ok()
-            .map(|operations| operations * 65536.0 / 1e9),
+            .map(|operations| operations.total() * 65536.0 / 1e9),
         checksum: format!("{hash:016x}"),
     }
 }

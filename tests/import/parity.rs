@@ -120,7 +120,7 @@ fn the_engine_runs_an_imported_model() {
     let engine = Engine::new(EngineConfig {
         model: folder.path("out").display().to_string(),
         device: Device::Cpu,
-        tile_size: 0,
+        tile_size: Some(0),
         gamma: 1.0,
         ..EngineConfig::default()
     })

@@ -91,7 +91,7 @@ impl Default for Settings {
             gamma: engine.gamma,
             device: engine.device.to_string(),
             precision: Precision::default(),
-            tile_size: engine.tile_size as i32,
+            tile_size: engine.tile_size.map_or(-1, |size| size as i32),
             tile_overlap: engine.tile_overlap as i32,
             tile_batch: engine.tile_batch as i32,
             reuse_threshold: engine.reuse_threshold,
@@ -118,7 +118,7 @@ impl Settings {
             model: self.model.clone(),
             device: self.device.parse::<Device>()?,
             precision: self.precision.into(),
-            tile_size: self.tile_size as usize,
+            tile_size: usize::try_from(self.tile_size).ok(),
             tile_overlap: self.tile_overlap as usize,
             tile_batch: self.tile_batch as usize,
             reuse_threshold: self.reuse_threshold,
@@ -212,8 +212,8 @@ pub(crate) fn properties() -> Vec<glib::ParamSpec> {
             .build(),
         glib::ParamSpecInt::builder("tile-size")
             .nick("Tile size")
-            .blurb("Largest edge of a tile in pixels, a multiple of 64 (0 = the whole frame as one tile)")
-            .minimum(0)
+            .blurb("Largest edge of a tile in pixels, a multiple of 64 (0 = the whole frame as one tile, -1 = chosen by the engine)")
+            .minimum(-1)
             .maximum(8192)
             .default_value(defaults.tile_size)
             .mutable_ready()

@@ -113,9 +113,10 @@ pub(crate) struct RuntimeArgs {
     /// auto (bf16 on a GPU, fp32 on the CPU), fp32, bf16 or fp16
     #[arg(long, default_value = "auto")]
     pub precision: Precision,
-    /// Largest side of a tile in pixels, a multiple of 64; 0 takes the whole frame
-    #[arg(long, default_value_t = 512, value_name = "PX")]
-    pub tile: usize,
+    /// Largest side of a tile in pixels, a multiple of 64; 0 takes the whole frame [default: 2048 for a model that is fused for
+    /// the CPU as nano is, else 512]
+    #[arg(long, value_name = "PX")]
+    pub tile: Option<usize>,
     /// Overlap of neighbouring tiles in pixels
     #[arg(long, default_value_t = 128, value_name = "PX")]
     pub overlap: usize,
@@ -130,14 +131,15 @@ impl EngineArgs {
 
     /// The same arguments again, for a child process.
     pub fn to_command_line(&self) -> Vec<String> {
+        let tile = self.runtime.tile.map(|tile| ("--tile", tile.to_string()));
         [
             ("--model", self.model.clone()),
             ("--device", self.runtime.device.to_string()),
             ("--precision", self.runtime.precision.to_string()),
-            ("--tile", self.runtime.tile.to_string()),
             ("--overlap", self.runtime.overlap.to_string()),
         ]
         .into_iter()
+        .chain(tile)
         .map(|(name, value)| format!("{name}={value}"))
         .collect()
     }
@@ -252,16 +254,20 @@ pub(crate) enum Measurement {
     Pipeline,
     /// The same, with gamma moved at every frame
     MovingGamma,
+    /// The model alone, part by part
+    Model,
 }
 
 impl Measurement {
-    pub const ALL: [Self; 3] = [Self::Engine, Self::Pipeline, Self::MovingGamma];
+    /// Those that give frames in a second.
+    pub const FRAMES: [Self; 3] = [Self::Engine, Self::Pipeline, Self::MovingGamma];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Engine => "engine",
             Self::Pipeline => "pipeline",
             Self::MovingGamma => "moving-gamma",
+            Self::Model => "model",
         }
     }
 }

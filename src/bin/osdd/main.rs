@@ -18,7 +18,6 @@ mod plan;
 mod progress;
 mod report;
 mod synth;
-mod threads;
 mod train;
 mod video;
 
@@ -42,7 +41,6 @@ impl std::fmt::Display for Usage {
 impl std::error::Error for Usage {}
 
 fn main() -> ExitCode {
-    threads::share_the_cores();
     let cli = Cli::parse();
     report::set_quiet(cli.quiet);
     tracing_subscriber::fmt()

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use gst::prelude::*;
-use osdd::engine::{Engine, SendError, StageTimes};
+use osdd::engine::{Engine, EngineConfig, SendError, StageTimes};
 use osdd::frame::{Frame, PixelFormat};
 
-use super::{Sample, Stages};
+use super::{Sample, Stages, median};
 use crate::args::{BenchArgs, Measurement, Size};
 use crate::hardware::peak_memory_mib;
 use crate::interrupt;
@@ -17,12 +17,15 @@ use crate::video::element;
 
 /// Frames after which memory, caches and clock rates have settled.
 const WARM_UP: usize = 4;
+/// Frames of which each goes alone.
+const LATENCIES: usize = 5;
 
 pub(super) fn run(measurement: Measurement, size: Size, args: &BenchArgs) -> Result<Sample> {
     match measurement {
         Measurement::Engine => engine(size, args),
         Measurement::Pipeline => pipeline(size, args, false),
         Measurement::MovingGamma => pipeline(size, args, true),
+        Measurement::Model => unreachable!("it gives no frames"),
     }
 }
 
@@ -57,8 +60,9 @@ fn engine(size: Size, args: &BenchArgs) -> Result<Sample> {
         }
         spare.push(output.input);
     }
+    let info = engine.info().clone();
+    drop(engine);
     let mean_ms = |sum: Duration| 1e3 * sum.as_secs_f64() / (frames - WARM_UP) as f64;
-    let info = engine.info();
     Ok(Sample {
         frames_in: sent as u64,
         frames_out: ends.len() as u64,
@@ -67,6 +71,8 @@ fn engine(size: Size, args: &BenchArgs) -> Result<Sample> {
         model: info.model.clone(),
         device: info.device.to_string(),
         precision: info.precision.to_string(),
+        tile_size: info.tile_size,
+        latency_ms: Some(latency_ms(size, args)?),
         stages: Some(Stages {
             upload_ms: mean_ms(times.upload),
             model_ms: mean_ms(times.model),
@@ -75,6 +81,23 @@ fn engine(size: Size, args: &BenchArgs) -> Result<Sample> {
             total_ms: mean_ms(times.total),
         }),
     })
+}
+
+/// From a frame's going into an engine that has nothing else to do to its coming out, median.
+fn latency_ms(size: Size, args: &BenchArgs) -> Result<f64> {
+    let config = args.engine.config(args.gamma, 1.0)?;
+    let engine = Engine::new(EngineConfig { depth: 1, ..config })?;
+    let mut frame = pattern(size, 0);
+    let mut times = Vec::new();
+    for _ in 0..WARM_UP + LATENCIES {
+        interrupt::check()?;
+        let start = Instant::now();
+        engine.send(frame)?;
+        let output = engine.receive()?.context("the engine lost a frame")?;
+        times.push(1e3 * start.elapsed().as_secs_f64());
+        frame = output.input;
+    }
+    Ok(median(times.split_off(WARM_UP)))
 }
 
 /// Noise over a ramp, each frame another: nothing that could be reused from the frame before.
@@ -145,6 +168,8 @@ fn pipeline(size: Size, args: &BenchArgs, moving_gamma: bool) -> Result<Sample> 
         model: told("model", &args.engine.model),
         device: told("device", &args.engine.runtime.device.to_string()),
         precision: told("precision", &args.engine.runtime.precision.to_string()),
+        tile_size: args.engine.runtime.tile.unwrap_or_default(),
+        latency_ms: None,
         stages: None,
     })
 }

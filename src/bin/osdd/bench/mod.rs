@@ -1,17 +1,20 @@
 //! `osdd bench`: frames per second of the engine alone, of a GStreamer pipeline around it, and of that pipeline while
-//! gamma moves at every frame; peak memory of each.
+//! gamma moves at every frame, with peak memory and latency; the model alone, part by part.
 //!
 //! Every measurement runs in a child process, so that its memory is its own, and the kinds take turns, so that a
 //! machine that slows down slows all of them.
 
 mod measure;
+mod model;
 
 use std::fmt::Write;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, anyhow};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use self::model::ModelSample;
 use crate::args::{BenchArgs, Measurement, Size};
 use crate::hardware::Hardware;
 use crate::progress::Progress;
@@ -27,6 +30,9 @@ struct Sample {
     model: String,
     device: String,
     precision: String,
+    tile_size: usize,
+    /// Of a single frame, where it was measured.
+    latency_ms: Option<f64>,
     /// Means per frame, where the measurement knows them.
     stages: Option<Stages>,
 }
@@ -64,6 +70,7 @@ struct SizeReport {
     /// Frames per second of the pipeline over those of the engine alone.
     pipeline_over_engine: f64,
     moving_gamma_over_pipeline: f64,
+    model: ModelSample,
 }
 
 #[derive(Serialize)]
@@ -74,6 +81,7 @@ struct Summary {
     rounds: Vec<f64>,
     frames_lost: u64,
     peak_memory_mib: Option<u64>,
+    latency_ms: Option<f64>,
     stages: Option<Stages>,
 }
 
@@ -89,8 +97,11 @@ pub(crate) fn run(args: BenchArgs) -> Result<()> {
         args.size.clone()
     };
     if let Some(measurement) = args.only {
-        let sample = measure::run(measurement, sizes[0], &args)?;
-        return report::print(&(serde_json::to_string(&sample)? + "\n"));
+        let sample = match measurement {
+            Measurement::Model => serde_json::to_string(&model::run(sizes[0], &args)?)?,
+            _ => serde_json::to_string(&measure::run(measurement, sizes[0], &args)?)?,
+        };
+        return report::print(&(sample + "\n"));
     }
     let report = measure_all(&args, &sizes)?;
     let to_stdout = args.json.as_deref().is_some_and(|path| path.as_os_str() == "-");
@@ -105,7 +116,7 @@ pub(crate) fn run(args: BenchArgs) -> Result<()> {
 }
 
 fn measure_all(args: &BenchArgs, sizes: &[Size]) -> Result<Report> {
-    let steps = (sizes.len() * args.rounds as usize * Measurement::ALL.len()) as u64;
+    let steps = (sizes.len() * args.rounds as usize * (Measurement::FRAMES.len() + 1)) as u64;
     let mut progress = Progress::new("bench".to_owned(), "measurements", Some(steps));
     let mut done = 0;
     let mut reports = Vec::new();
@@ -113,11 +124,13 @@ fn measure_all(args: &BenchArgs, sizes: &[Size]) -> Result<Report> {
     let mut resolved = None;
     for &size in sizes {
         let mut samples: [Vec<Sample>; 3] = Default::default();
+        let mut models: Vec<ModelSample> = Vec::new();
         for _ in 0..args.rounds {
-            for (measurement, samples) in Measurement::ALL.into_iter().zip(&mut samples) {
-                interrupt::check()?;
-                let sample = child(measurement, size, args)
-                    .with_context(|| format!("cannot measure {} at {size}", measurement.name()))?;
+            models.push(child(Measurement::Model, size, args)?);
+            done += 1;
+            progress.update(done, done);
+            for (measurement, samples) in Measurement::FRAMES.into_iter().zip(&mut samples) {
+                let sample: Sample = child(measurement, size, args)?;
                 if measurement == Measurement::Engine {
                     resolved = Some(sample.clone());
                 }
@@ -134,6 +147,7 @@ fn measure_all(args: &BenchArgs, sizes: &[Size]) -> Result<Report> {
             engine,
             pipeline,
             moving_gamma,
+            model: middle(models).context("nothing was measured")?,
         });
     }
     let resolved = resolved.context("nothing was measured")?;
@@ -144,7 +158,7 @@ fn measure_all(args: &BenchArgs, sizes: &[Size]) -> Result<Report> {
         device: resolved.device,
         precision: resolved.precision,
         gamma: args.gamma,
-        tile_size: args.engine.runtime.tile,
+        tile_size: resolved.tile_size,
         tile_overlap: args.engine.runtime.overlap,
         frames: args.frames,
         rounds: args.rounds,
@@ -153,7 +167,8 @@ fn measure_all(args: &BenchArgs, sizes: &[Size]) -> Result<Report> {
 }
 
 /// Runs this program again for one measurement.
-fn child(measurement: Measurement, size: Size, args: &BenchArgs) -> Result<Sample> {
+fn child<T: DeserializeOwned>(measurement: Measurement, size: Size, args: &BenchArgs) -> Result<T> {
+    interrupt::check()?;
     let output = Command::new(std::env::current_exe()?)
         .arg("bench")
         .arg(format!("--only={}", measurement.name()))
@@ -172,9 +187,20 @@ fn child(measurement: Measurement, size: Size, args: &BenchArgs) -> Result<Sampl
             .rev()
             .find(|line| !line.is_empty())
             .unwrap_or("it ended without a word");
-        return Err(anyhow!("{}", line.trim_start_matches("error: ")));
+        let reason = line.trim_start_matches("error: ");
+        return Err(anyhow!(
+            "cannot measure {} at {size}: {reason}",
+            measurement.name()
+        ));
     }
     serde_json::from_slice(&output.stdout).context("a measurement printed something else than its result")
+}
+
+/// The one with the median time.
+fn middle(mut samples: Vec<ModelSample>) -> Option<ModelSample> {
+    samples.sort_by(|one, two| one.total_ms.total_cmp(&two.total_ms));
+    let index = samples.len() / 2;
+    (index < samples.len()).then(|| samples.swap_remove(index))
 }
 
 fn summarise(samples: &[Sample]) -> Summary {
@@ -187,6 +213,10 @@ fn summarise(samples: &[Sample]) -> Summary {
             .map(|sample| sample.frames_in.saturating_sub(sample.frames_out))
             .sum(),
         peak_memory_mib: samples.iter().filter_map(|sample| sample.peak_memory_mib).max(),
+        latency_ms: {
+            let latencies: Vec<f64> = samples.iter().filter_map(|sample| sample.latency_ms).collect();
+            (!latencies.is_empty()).then(|| median(latencies))
+        },
         stages: samples.iter().rev().find_map(|sample| sample.stages.clone()),
     }
 }
@@ -211,7 +241,7 @@ fn table(report: &Report) -> Result<String> {
     )?;
     writeln!(
         text,
-        "{} on {}, {}, gamma {}, tiles {} px, overlap {} px; median of {} x {} frames",
+        "{} on {}, {}, gamma {}, tiles of at most {} px, overlap {} px; median of {} x {} frames",
         report.model,
         report.device,
         report.precision,
@@ -253,6 +283,30 @@ fn table(report: &Report) -> Result<String> {
                 stages.upload_ms, stages.model_ms, stages.blend_ms, stages.download_ms, stages.total_ms
             )?;
         }
+        if let Some(latency_ms) = size.engine.latency_ms {
+            writeln!(text, "a single frame takes {latency_ms:.2} ms")?;
+        }
+        let model = &size.model;
+        writeln!(
+            text,
+            "model at {}x{}, ms: encoder {:.2}, UNet {:.2}, decoder {:.2}; a change of gamma {:.2}",
+            model.width,
+            model.height,
+            model.encode_ms,
+            model.predict_ms,
+            model.decode_ms,
+            model.gamma_change_ms
+        )?;
+        writeln!(
+            text,
+            "GFLOP/s: model {:.0}, {} of its convolutions' limit of {:.0}; a 3x3 convolution {:.0}, depthwise {:.0}, a matrix product {:.0}",
+            model.gflops,
+            percent(model.gflops / model.limit_gflops),
+            model.limit_gflops,
+            model.convolution_gflops,
+            model.depthwise_gflops,
+            model.matrix_gflops
+        )?;
     }
     writeln!(
         text,

@@ -133,7 +133,7 @@ impl Plan {
         Setup {
             device: info.device.to_string(),
             precision: info.precision.to_string(),
-            tile_size: self.runtime.tile,
+            tile_size: info.tile_size,
             tile_overlap: self.runtime.overlap,
         }
     }

@@ -70,7 +70,9 @@ pub(crate) fn configure(deblur: &gst::Element, args: &EngineArgs) {
     deblur.set_property("device", args.runtime.device.to_string());
     deblur.set_property_from_str("precision", &args.runtime.precision.to_string());
     // From text, whichever width of integer the properties have.
-    deblur.set_property_from_str("tile-size", &args.runtime.tile.to_string());
+    if let Some(tile) = args.runtime.tile {
+        deblur.set_property_from_str("tile-size", &tile.to_string());
+    }
     deblur.set_property_from_str("tile-overlap", &args.runtime.overlap.to_string());
 }
 

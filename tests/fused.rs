@@ -1,0 +1,108 @@
+//! Layers fused for the CPU against the same layers by libtorch, which weights that are trained still go through.
+
+use osdd::model::OsddModel;
+use osdd::nn::{Conv2d, ImageNorm, Initializer, NormKind, Params, Source, TensorMap, channels_last};
+use osdd::weights::{EndPoints, load_model};
+use tch::{Device, Kind, Tensor};
+
+const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
+
+/// The same values, to be trained: layers by libtorch.
+fn trained(tensors: &TensorMap) -> TensorMap {
+    let copies = tensors
+        .iter()
+        .map(|(name, t)| (name.clone(), t.copy().set_requires_grad(true)));
+    copies.collect()
+}
+
+fn error(one: &Tensor, two: &Tensor) -> f64 {
+    assert_eq!(one.size(), two.size());
+    (one - two).abs().max().double_value(&[])
+}
+
+#[test]
+fn nano_is_the_same_at_any_size_and_gamma() {
+    let weights = load_model("nano").unwrap();
+    let end_points = EndPoints::new(&weights, Device::Cpu, Kind::Float).unwrap();
+    let mut merged = end_points.merged(0.3).unwrap();
+    let fused = OsddModel::new(&Params::new(merged.tensors()), &weights.config).unwrap();
+    tch::manual_seed(5);
+    let _no_grad = tch::no_grad_guard();
+    // Odd sizes at every level, maps of less than a block of pixels, several images, more rows than a part.
+    for (size, gamma) in [
+        ([1, 3, 8, 8], 0.3),
+        ([2, 3, 72, 104], 0.3),
+        ([1, 3, 200, 24], 1.0),
+        ([1, 3, 16, 328], 0.0),
+    ] {
+        merged.set_gamma(gamma).unwrap();
+        let plain = trained(merged.tensors());
+        let plain = OsddModel::new(&Params::new(&plain), &weights.config).unwrap();
+        let x = channels_last(&(Tensor::rand(size, CPU) * 2.0 - 1.0));
+        let (got, expected) = (fused.forward(&x), plain.forward(&x));
+        let difference = error(&got, &expected);
+        assert!(difference < 2e-5, "{size:?}: {difference:.1e}");
+        assert!(error(&got, &x) > 1e-3, "it does something");
+    }
+}
+
+#[test]
+fn wide_maps_go_in_stripes() {
+    let shape = osdd::nn::BlockShape {
+        in_channels: 64,
+        out_channels: 64,
+        skip_channels: 0,
+        temb_channels: None,
+        norm: NormKind::Channel,
+        eps: 1e-6,
+    };
+    // Values that say nothing about each other: a block starts as the identity.
+    let random = Random(3);
+    let block = osdd::nn::GatedBlock2D::new(&Params::new(&random), shape).unwrap();
+    let trained = osdd::nn::GatedBlock2D::new(&Params::new(&Trained(&random)), shape).unwrap();
+    let _no_grad = tch::no_grad_guard();
+    tch::manual_seed(6);
+    for (height, width) in [(3, 700), (20, 261), (1, 1), (9, 5)] {
+        let x = channels_last(&Tensor::randn([1, 64, height, width], CPU));
+        let difference = error(&block.forward(&x, None, None), &trained.forward(&x, None, None));
+        assert!(difference < 5e-5, "{height}x{width}: {difference:.1e}");
+    }
+}
+
+#[test]
+fn activations_before_a_convolution_are_right_to_rounding() {
+    let random = Random(4);
+    let trained = Trained(&random);
+    let [fused, plain] = [&random as &dyn Source, &trained].map(|source| {
+        let p = Params::new(source);
+        let norm = ImageNorm::new(&p.pp("norm"), NormKind::Channel, 32, 1e-6).unwrap();
+        [3, 1].map(|kernel| {
+            let conv = Conv2d::new(&p.pp(kernel), 32, 48, kernel).unwrap();
+            let x = channels_last(&(Tensor::arange(2 * 32 * 11 * 7, CPU).sin() * 9.0).view([2, 32, 11, 7]));
+            let patch = if kernel == 3 { 4 } else { 1 };
+            tch::no_grad(|| conv.forward_activated(&norm, &x, patch))
+        })
+    });
+    for (fused, plain) in fused.iter().zip(&plain) {
+        let difference = error(fused, plain) / plain.abs().max().double_value(&[]);
+        assert!(difference < 1e-6, "{difference:.1e}");
+    }
+}
+
+/// An initialiser whose values are all random.
+struct Random(u64);
+
+impl Source for Random {
+    fn fetch(&self, name: &str, shape: &[i64], _: osdd::nn::Init) -> osdd::Result<Tensor> {
+        Initializer::new(self.0).fetch(name, shape, osdd::nn::Init::Normal(0.3))
+    }
+}
+
+/// The values of another source, to be trained.
+struct Trained<'a>(&'a dyn Source);
+
+impl Source for Trained<'_> {
+    fn fetch(&self, name: &str, shape: &[i64], init: osdd::nn::Init) -> osdd::Result<Tensor> {
+        Ok(self.0.fetch(name, shape, init)?.copy().set_requires_grad(true))
+    }
+}
