@@ -1,4 +1,5 @@
-//! Memory that runs out in the middle of a stream: an error that says so, and a clean start once there is some again.
+//! Memory that runs out in the middle of a stream: smaller tiles while those do, else an error that says so, and a clean start
+//! once there is some again.
 //!
 //! The limit is the process's, so this is alone in its file.
 
@@ -30,7 +31,7 @@ fn address_space() -> u64 {
 }
 
 #[test]
-fn too_little_memory_is_one_error_and_the_next_start_is_clean() {
+fn too_little_memory_makes_tiles_smaller_and_then_is_one_error() {
     // In libtorch, where it panics: the whole frame as one tile of a model with wide layers.
     let folder = tempfile::tempdir().expect("a temporary folder");
     init();
@@ -52,9 +53,21 @@ fn too_little_memory_is_one_error_and_the_next_start_is_clean() {
 
         // 12 MB and, in float32, 50 MB; the model's first layer makes a gigabyte of it.
         let large = caps("RGB", 2048, 2048);
-        let frame = gst::Buffer::from_mut_slice(vec![50; info(&large).size()]);
-        harness.set_src_caps(large);
+        let frame = || gst::Buffer::from_mut_slice(vec![50; info(&large).size()]);
+        harness.set_src_caps(large.clone());
         limit_address_space(address_space() + (500 << 20));
+        let pushed = harness.push(frame());
+        limit_address_space(u64::MAX);
+        pushed.expect("smaller tiles do");
+        assert!(harness.pull().is_ok());
+        assert!(complaints(&bus, gst::MessageType::Error).is_empty());
+
+        // Too little for the frame itself, as numbers.
+        harness.set_src_caps(small.clone());
+        harness.push(noise(&info(&small), 0)).expect("a frame is taken");
+        harness.set_src_caps(large.clone());
+        let frame = frame();
+        limit_address_space(address_space() + (90 << 20));
         let pushed = harness.push(frame);
         limit_address_space(u64::MAX);
         assert_eq!(pushed, Err(gst::FlowError::Error));

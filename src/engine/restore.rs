@@ -66,6 +66,11 @@ impl Restorer {
         &self.info
     }
 
+    /// Makes what runs at a time smaller, after memory has run out. False where that would not help any more.
+    pub fn shrink(&mut self) -> bool {
+        self.tiles.shrink()
+    }
+
     /// # Errors
     /// Too little memory, or a failure of the device.
     pub fn restore(&mut self, frame: &Frame, gamma: f64, strength: f64) -> Result<Restored> {

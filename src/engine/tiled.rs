@@ -11,8 +11,13 @@ use crate::Result;
 use crate::memory;
 use crate::tile::{Tile, TileGrid, reflect};
 
-/// Tiles that run together on a GPU where the caller leaves it open. On a CPU they run side by side instead.
+/// Tiles that run together on a GPU where the caller leaves it open..
 const AUTO_BATCH_CUDA: usize = 4;
+
+/// Tiles that are made smaller for want of memory end here: below, what is left of them between their overlaps is little.
+const LEAST_TILE: usize = 128;
+/// What divides a tile's sides.
+const TILE_UNIT: usize = 64;
 
 /// Cuts frames into tiles, runs them in batches and joins the results; remembers the geometry of the last size.
 pub(super) struct TiledPass {
@@ -120,6 +125,29 @@ impl TiledPass {
             tiles_failed: failed.len(),
             tiles_reused: plan.tiles.len() - changed.len(),
         })
+    }
+
+    /// Makes what runs at a time smaller, after memory has run out: fewer tiles, then smaller ones. False where that would not
+    /// help any more.
+    pub fn shrink(&mut self) -> bool {
+        let largest = self.plan.take().map_or(0, |plan| {
+            let sides = plan.tiles.iter().flat_map(|tile| [tile.width, tile.height]);
+            sides.max().unwrap_or(0)
+        });
+        memory::release();
+        if self.batch > 1 {
+            self.batch /= 2;
+            tracing::warn!("memory has run out; from now on {} tiles at a time", self.batch);
+            return true;
+        }
+        let half = (largest / 2).next_multiple_of(TILE_UNIT);
+        if half < LEAST_TILE || half >= largest {
+            return false;
+        }
+        self.tile_size = half;
+        self.overlap = self.overlap.min(half / 2);
+        tracing::warn!("memory has run out; from now on tiles of at most {half} px");
+        true
     }
 
     fn plan_for(

@@ -11,7 +11,7 @@ use super::restore::{Restored, Restorer};
 use super::{EngineConfig, EngineInfo, Output, StageTimes, Stats};
 use crate::frame::Frame;
 use crate::memory;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// A frame on its way to the worker.
 pub(super) struct Job {
@@ -123,7 +123,7 @@ pub(super) fn run(
             .settings
             .unwrap_or_else(|| (shared.gamma.load(), shared.strength.load()));
         let result = match &mut restorer {
-            Some(restorer) => guarded(|| restorer.restore(&job.frame, gamma, strength)),
+            Some(restorer) => restore(restorer, &job.frame, gamma, strength),
             // Every frame gets an answer, so that nobody waits for a worker that cannot work.
             None => Err(shared.failure()),
         };
@@ -153,6 +153,18 @@ pub(super) fn run(
         };
         if replies.send(reply).is_err() {
             return;
+        }
+    }
+}
+
+/// The restored frame, in smaller pieces where memory runs out.
+fn restore(restorer: &mut Restorer, frame: &Frame, gamma: f64, strength: f64) -> Result<Restored> {
+    loop {
+        match guarded(|| restorer.restore(frame, gamma, strength)) {
+            Err(error) if error.kind() == ErrorKind::NoMemory && restorer.shrink() => {
+                tracing::debug!("once more after: {error}");
+            }
+            result => return result,
         }
     }
 }

@@ -56,16 +56,14 @@ impl ConvWeights {
     pub fn new(kernel: Kernel, layer: &Layer, activation: Option<Activation>) -> Option<Self> {
         let (lanes, outputs) = (lanes()?, layer.bias.len());
         let inputs = layer.weight.len() / outputs;
-        let weight = |output: usize, input: usize| layer.weight[output * inputs + input];
         let normed = activation.as_ref().map_or(0, |a| a.scale.len());
         if !outputs.is_multiple_of(lanes) || !normed.is_multiple_of(lanes) {
             return None;
         }
-        let bias = |output: usize| layer.bias[output];
         Some(ConvWeights {
             kernel,
             inputs,
-            panels: Panels::pack(lanes, (inputs, outputs), Pairs::Neighbours, weight, bias),
+            panels: Panels::pack(lanes, Pairs::Neighbours, layer.weight, None, layer.bias),
             activation,
         })
     }

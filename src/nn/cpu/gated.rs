@@ -53,23 +53,12 @@ impl GatedWeights {
         let normed = |norm: &Layer, layer: &Layer, pairs: Pairs| {
             let row = |output: usize| &layer.weight[output * width..][..width];
             let shift = |output: usize| row(output).iter().zip(norm.bias).map(|(w, b)| w * b).sum::<f32>();
-            Panels::pack(
-                lanes,
-                (width, 2 * width),
-                pairs,
-                |output, input| row(output)[input] * norm.weight[input],
-                |output| layer.bias[output] + shift(output),
-            )
+            let bias: Vec<f32> = (0..2 * width)
+                .map(|output| layer.bias[output] + shift(output))
+                .collect();
+            Panels::pack(lanes, pairs, layer.weight, Some(norm.weight), &bias)
         };
-        let plain = |layer: &Layer| {
-            Panels::pack(
-                lanes,
-                (width, width),
-                Pairs::Neighbours,
-                |output, input| layer.weight[output * width + input],
-                |output| layer.bias[output],
-            )
-        };
+        let plain = |layer: &Layer| Panels::pack(lanes, Pairs::Neighbours, layer.weight, None, layer.bias);
         let taps = (0..9).flat_map(|tap| (0..2 * width).map(move |channel| (channel, tap)));
         Some(GatedWeights {
             width,

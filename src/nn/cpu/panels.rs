@@ -42,32 +42,33 @@ pub(super) trait Sink<S: Simd> {
 }
 
 impl Panels {
-    /// `lanes` is the length of a vector and divides `outputs`, with [`Pairs::Gates`] half of them.
-    pub fn pack(
-        lanes: usize,
-        (inputs, outputs): (usize, usize),
-        pairs: Pairs,
-        weight: impl Fn(usize, usize) -> f32,
-        bias: impl Fn(usize) -> f32,
-    ) -> Self {
+    /// `lanes` is the length of a vector and divides the number of outputs, with [`Pairs::Gates`] half of them. `weight` is
+    /// `[outputs, inputs]`, of which each input is multiplied by its `scale`, where there are any.
+    pub fn pack(lanes: usize, pairs: Pairs, weight: &[f32], scale: Option<&[f32]>, bias: &[f32]) -> Self {
+        let outputs = bias.len();
+        let inputs = weight.len() / outputs;
         let vectors: Vec<usize> = (0..outputs / lanes)
             .map(|v| match pairs {
                 Pairs::Neighbours => v * lanes,
                 Pairs::Gates => (v / 2) * lanes + (v % 2) * (outputs / 2),
             })
             .collect();
-        let mut values = Vec::with_capacity(inputs * outputs);
-        for panel in vectors.chunks(2) {
-            for input in 0..inputs {
-                for first in panel {
-                    values.extend((*first..first + lanes).map(|output| weight(output, input)));
+        let mut values = vec![0.0; weight.len()];
+        let panels = values.chunks_mut(2 * lanes * inputs).zip(vectors.chunks(2));
+        for (panel, vectors) in panels {
+            let width = vectors.len() * lanes;
+            let firsts = vectors.iter().flat_map(|first| *first..first + lanes);
+            for (column, output) in firsts.enumerate() {
+                let row = &weight[output * inputs..][..inputs];
+                for (input, weight) in row.iter().enumerate() {
+                    panel[input * width + column] = weight * scale.map_or(1.0, |scale| scale[input]);
                 }
             }
         }
-        let bias = vectors.iter().flat_map(|first| *first..first + lanes).map(bias);
+        let order = vectors.iter().flat_map(|first| *first..first + lanes);
         Panels {
             values,
-            bias: bias.collect(),
+            bias: order.map(|output| bias[output]).collect(),
             inputs,
             outputs,
         }
@@ -308,9 +309,11 @@ mod tests {
             let (outputs, inputs) = (self.outputs, [6, 13]);
             let weight = |output: usize, input: usize| ((output * 31 + input * 17) % 23) as f32 - 11.0;
             let value = |pixel: usize, input: usize| ((pixel * 7 + input * 5) % 19) as f32 - 9.0;
-            let panels = Panels::pack(S::F32_LANES, (19, outputs), self.pairs, weight, |output| {
-                output as f32
-            });
+            let weights: Vec<f32> = (0..outputs)
+                .flat_map(|o| (0..19).map(move |i| weight(o, i)))
+                .collect();
+            let bias: Vec<f32> = (0..outputs).map(|output| output as f32).collect();
+            let panels = Panels::pack(S::F32_LANES, self.pairs, &weights, None, &bias);
             let maps = [0, 6].map(|from| -> Vec<f32> {
                 let inputs = from..from + if from == 0 { 6 } else { 13 };
                 (0..self.pixels)
