@@ -69,6 +69,7 @@ class CachingAllocator final : public c10::Allocator {
     }
     used_ += size;
     peak_ = std::max(peak_, used_);
+    shrink(2 * peak_ - used_);
     return data;
   }
 

@@ -33,7 +33,7 @@ fn nano_is_the_same_at_any_size_and_gamma() {
         ([1, 3, 8, 8], 0.3),
         ([2, 3, 72, 104], 0.3),
         ([1, 3, 200, 24], 1.0),
-        ([1, 3, 16, 328], 0.0),
+        ([1, 3, 16, 800], 0.0),
     ] {
         merged.set_gamma(gamma).unwrap();
         let plain = trained(merged.tensors());
@@ -105,4 +105,23 @@ impl Source for Trained<'_> {
     fn fetch(&self, name: &str, shape: &[i64], init: osdd::nn::Init) -> osdd::Result<Tensor> {
         Ok(self.0.fetch(name, shape, init)?.copy().set_requires_grad(true))
     }
+}
+
+#[test]
+fn inputs_that_do_not_fit_are_refused_as_by_libtorch() {
+    let random = Random(7);
+    let p = Params::new(&random);
+    let map = |size: [i64; 4]| Tensor::zeros(size, CPU);
+    let refused = |work: &dyn Fn() -> Tensor| {
+        let work = std::panic::AssertUnwindSafe(work);
+        assert!(std::panic::catch_unwind(|| work()).is_err());
+    };
+    let conv = Conv2d::new(&p.pp("conv"), 64, 64, 1).unwrap();
+    refused(&|| conv.forward(&map([1, 128, 8, 8])));
+    refused(&|| conv.forward_joined(&[&map([1, 32, 8, 8]), &map([1, 32, 8, 9])]));
+    refused(&|| conv.forward_joined(&[&map([2, 32, 8, 8]), &map([1, 32, 8, 8])]));
+    let patches = Conv2d::new(&p.pp("patches"), 48, 64, 3).unwrap();
+    refused(&|| patches.forward_patches(&map([1, 3, 10, 8]), 4));
+    let norm = ImageNorm::new(&p.pp("norm"), NormKind::Channel, 32, 1e-6).unwrap();
+    refused(&|| conv.forward_activated(&norm, &map([1, 64, 8, 8]), 1));
 }

@@ -130,22 +130,24 @@ impl TiledPass {
     /// Makes what runs at a time smaller, after memory has run out: fewer tiles, then smaller ones. False where that would not
     /// help any more.
     pub fn shrink(&mut self) -> bool {
-        let largest = self.plan.take().map_or(0, |plan| {
-            let sides = plan.tiles.iter().flat_map(|tile| [tile.width, tile.height]);
-            sides.max().unwrap_or(0)
-        });
+        let Some(plan) = self.plan.take() else {
+            return false;
+        };
+        let largest = plan.grid.tile_width().max(plan.grid.tile_height());
+        self.batch = self.batch.min(plan.tiles.len());
+        drop(plan);
         memory::release();
         if self.batch > 1 {
             self.batch /= 2;
             tracing::warn!("memory has run out; from now on {} tiles at a time", self.batch);
             return true;
         }
-        let half = (largest / 2).next_multiple_of(TILE_UNIT);
+        let half = (largest / 2).next_multiple_of(self.multiple.max(TILE_UNIT));
         if half < LEAST_TILE || half >= largest {
             return false;
         }
         self.tile_size = half;
-        self.overlap = self.overlap.min(half / 2);
+        self.overlap = self.overlap.min(half / self.multiple / 2 * self.multiple);
         tracing::warn!("memory has run out; from now on tiles of at most {half} px");
         true
     }

@@ -25,7 +25,7 @@ pub use unet::UNet2DConditionModel;
 
 use crate::Result;
 use crate::config::ModelConfig;
-use crate::nn::{BlockKind, Init, NormKind, Params, Shapes, channels_last};
+use crate::nn::{BlockKind, Init, NormKind, Params, Shapes, channels_last, cpu_lanes};
 
 /// Sees intermediate results, each under the name that its module has in diffusers.
 pub type Observer<'a> = &'a mut dyn FnMut(Arguments, &Tensor);
@@ -127,10 +127,25 @@ impl OsddModel {
 }
 
 /// Whether nearly all of such a model's work on this device is done by our own layers for the CPU.
-pub(crate) fn is_fused(config: &ModelConfig, device: Device, kind: Kind) -> bool {
-    let gated = [config.vae.block, config.unet.block] == [BlockKind::Gated; 2];
-    let channel = [config.vae.norm, config.unet.norm] == [NormKind::Channel; 2];
-    device == Device::Cpu && kind == Kind::Float && gated && channel && config.unet.time_embed_dim == 0
+pub fn is_fused(config: &ModelConfig, device: Device, kind: Kind) -> bool {
+    let (vae, unet) = (&config.vae, &config.unet);
+    let gated = [vae.block, unet.block] == [BlockKind::Gated; 2];
+    let channel = [vae.norm, unet.norm] == [NormKind::Channel; 2];
+    let attention = vae.mid_attention || unet.self_attention || unet.cross_attention.contains(&true);
+    let ends = [vae.latent_channels, 3 * vae.patch_size * vae.patch_size];
+    let widths = vae
+        .block_out_channels
+        .iter()
+        .chain(&unet.block_out_channels)
+        .chain(&ends);
+    let whole = cpu_lanes().is_some_and(|lanes| widths.into_iter().all(|width| width % lanes as i64 == 0));
+    device == Device::Cpu
+        && kind == Kind::Float
+        && gated
+        && channel
+        && unet.time_embed_dim == 0
+        && !attention
+        && whole
 }
 
 /// Number of parameters of each part and of the whole: `(vae, unet, prompt)`.

@@ -143,6 +143,18 @@ impl Conv2d {
             (3, 1, 1, 1) if inputs.len() == 1 => (Kernel::Around, patch),
             _ => return None,
         };
+        let fits = |x: &&Tensor| {
+            x.size4()
+                .is_ok_and(|size| (size.0, size.2, size.3) == (b, height, width))
+        };
+        let channels: i64 = inputs.iter().map(|x| x.size()[1]).sum();
+        if !inputs.iter().all(fits) || channels * patch * patch != self.weight.size()[1] {
+            // libtorch says what is wrong.
+            return None;
+        }
+        if height % scale != 0 || width % scale != 0 {
+            return None;
+        }
         let (height, width) = (height / scale, width / scale);
         let size = match arrangement {
             Arrangement::Pixels => [b, outputs, height, width],
@@ -153,7 +165,11 @@ impl Conv2d {
             }
         };
         let norm = match operand {
-            Operand::Activated(norm, _) if norm.kind != NormKind::Channel => return None,
+            Operand::Activated(norm, _)
+                if norm.kind != NormKind::Channel || norm.bias.size() != [channels] =>
+            {
+                return None;
+            }
             Operand::Activated(norm, _) => Some(norm),
             _ => None,
         };

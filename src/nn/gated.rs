@@ -83,7 +83,7 @@ impl GatedBlock2D {
     /// The block in one pass, where that is possible: on a CPU, in float32, for inference.
     fn fused(&self, x: &Tensor, temb: Option<&Tensor>) -> Option<Tensor> {
         let channel_norms = self.norm1.kind == NormKind::Channel && self.norm1.eps == self.norm2.eps;
-        if temb.is_some() || !channel_norms {
+        if temb.is_some() || !channel_norms || x.size()[1..2] != self.norm1.bias.size() {
             return None;
         }
         self.packed.with(

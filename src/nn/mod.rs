@@ -21,6 +21,7 @@ pub use basic::{Linear, channels_last};
 pub(crate) use basic::{from_memory_order, memory_order};
 pub use block::{Block2D, BlockKind, BlockShape};
 pub use conv::Conv2d;
+pub(crate) use cpu::lanes as cpu_lanes;
 pub use cpu::on_own_threads;
 pub use gated::GatedBlock2D;
 pub use norm::{ImageNorm, LayerNorm, NormKind};

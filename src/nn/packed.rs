@@ -11,8 +11,8 @@ use super::memory_order;
 pub(super) struct Packed<T>(RefCell<Option<Box<Made<T>>>>);
 
 struct Made<T> {
-    /// The sum of the parameters' versions.
-    version: i64,
+    /// Of the parameters' places and versions.
+    key: usize,
     weights: Option<T>,
 }
 
@@ -37,11 +37,14 @@ impl<T> Packed<T> {
             return None;
         }
         let mut packed = self.0.borrow_mut();
-        let version = parameters.iter().map(|t| t.internal_version()).sum();
-        if packed.as_ref().is_none_or(|made| made.version != version) {
+        let key = parameters.iter().fold(0usize, |key, t| {
+            let mix = |key: usize, number: usize| key.wrapping_mul(0x9e37_79b9).wrapping_add(number);
+            mix(mix(key, t.data_ptr() as usize), t.internal_version() as usize)
+        });
+        if packed.as_ref().is_none_or(|made| made.key != key) {
             let rows: Vec<Tensor> = parameters.iter().map(|t| memory_order(t).contiguous()).collect();
             let weights = pack(&rows.iter().map(values).collect::<Vec<_>>());
-            *packed = Some(Box::new(Made { version, weights }));
+            *packed = Some(Box::new(Made { key, weights }));
         }
         then(packed.as_ref()?.weights.as_ref()?)
     }

@@ -70,8 +70,12 @@ impl ConvWeights {
 
     /// Whether the outputs can lie so.
     pub fn fits(&self, arrangement: Arrangement) -> bool {
-        let lanes = lanes().unwrap_or(1);
-        arrangement != Arrangement::Doubled || self.outputs().is_multiple_of(4 * lanes)
+        let unit = match arrangement {
+            Arrangement::Pixels => 1,
+            Arrangement::Doubled => 4 * lanes().unwrap_or(1),
+            Arrangement::Patches(patch) => patch * patch,
+        };
+        self.outputs().is_multiple_of(unit)
     }
 
     fn outputs(&self) -> usize {

@@ -53,7 +53,7 @@ impl<'a> Map<'a> {
 }
 
 /// How many numbers this CPU takes at a time; `None` where that is too few for layers of our own to pay.
-fn lanes() -> Option<usize> {
+pub(crate) fn lanes() -> Option<usize> {
     struct Lanes;
     impl WithSimd for Lanes {
         type Output = usize;
@@ -73,6 +73,7 @@ struct Parts<'a> {
 
 impl<'a> Parts<'a> {
     fn new(output: &'a mut [f32], height: usize, row_length: usize) -> Self {
+        // One part is made where it is asked for.
         let rows = match threads() {
             1 => height,
             // Each as many parts, of which one that is held up leaves some to others where there are rows enough.

@@ -85,7 +85,7 @@ impl Panels {
     /// `S`.
     #[inline(always)]
     pub unsafe fn multiply<S: Simd>(&self, simd: S, sources: &[Pixels], pixels: usize, sink: &impl Sink<S>) {
-        debug_assert_eq!(sources.iter().map(|s| s.inputs).sum::<usize>(), self.inputs);
+        assert_eq!(sources.iter().map(|s| s.inputs).sum::<usize>(), self.inputs);
         // SAFETY: the caller's.
         unsafe {
             // Two vectors for each pixel of a block, two of weights and one of an input have to fit into the registers.

@@ -1,5 +1,6 @@
 //! The threads on which our own layers run.
 
+use std::sync::Mutex;
 use std::thread;
 
 use once_cell::sync::Lazy;
@@ -18,29 +19,44 @@ static POOL: Lazy<Option<ThreadPool>> = Lazy::new(|| {
             tch::get_num_threads();
             tch::set_num_threads(1);
         })
-        .build()
-        .ok()?;
+        .build();
+    if let Ok(pool) = &pool {
+        pool.broadcast(|_| ());
+    }
     // When all have started, threads that are new to libtorch shall have its default again.
-    pool.broadcast(|_| ());
     on_a_new_thread(move || tch::set_num_threads(threads));
-    Some(pool)
+    pool.ok()
 });
 
+/// Whole pieces of work take turns: else a thread that waits for its own would take up another's in between.
+static TURN: Mutex<()> = Mutex::new(());
+
 /// Runs `work` on one of the threads that fused layers for the CPU spread over, which saves handing every layer over; here,
-/// where there are none to be had. libtorch itself has one thread there, and gradients are on.
+/// where there are none to be had. libtorch itself has one thread there, and gradients are on. One such piece of work runs at
+/// a time in a process, so it must not wait for another.
 ///
 /// # Panics
 /// Where `work` does.
 pub fn on_own_threads<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     match &*POOL {
-        Some(pool) => pool.install(work),
-        None => work(),
+        Some(pool) if pool.current_thread_index().is_none() => {
+            let _turn = TURN.lock().unwrap_or_else(|e| e.into_inner());
+            pool.install(work)
+        }
+        _ => work(),
     }
 }
 
-/// How many threads that are.
+/// How many threads may share a layer: one where libtorch may use but one, as in a part of a batch that is trained on.
 pub(super) fn threads() -> usize {
-    POOL.as_ref().map_or(1, ThreadPool::current_num_threads)
+    let inside = || {
+        POOL.as_ref()
+            .is_some_and(|pool| pool.current_thread_index().is_some())
+    };
+    match rayon::current_thread_index().is_some() && inside() || tch::get_num_threads() > 1 {
+        true => POOL.as_ref().map_or(1, ThreadPool::current_num_threads),
+        false => 1,
+    }
 }
 
 fn on_a_new_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use osdd::device::resolve;
-use osdd::model::{Operations, OsddModel, Part, operations_per_pixel};
+use osdd::model::{Operations, OsddModel, Part, is_fused, operations_per_pixel};
 use osdd::nn::{Params, channels_last, on_own_threads};
 use osdd::weights::{EndPoints, Merged, load_model};
 use serde::{Deserialize, Serialize};
@@ -74,7 +74,10 @@ pub(super) fn run(size: Size, args: &BenchArgs) -> Result<ModelSample> {
         )),
         gammas: [moved, args.gamma],
     };
-    on_own_threads(move || bench.measure(operations, rates))
+    match is_fused(&weights.config, place, kind) {
+        true => on_own_threads(move || bench.measure(operations, rates)),
+        false => bench.measure(operations, rates),
+    }
 }
 
 /// Operations in a second.
