@@ -1,5 +1,6 @@
 //! Frames to tensors and back.
 
+use pulp::Arch;
 use tch::{Device, Kind, Tensor};
 
 use crate::Result;
@@ -7,6 +8,9 @@ use crate::frame::{Frame, PixelFormat};
 
 /// R, G and B as `[1, 3, H, W]`, float32, in [-1, 1], channels-last, on `device`.
 pub(super) fn to_tensor(frame: &Frame, device: Device) -> Result<Tensor> {
+    if device == Device::Cpu {
+        return to_tensor_in_one_pass(frame);
+    }
     let samples = samples(frame)?.f_to_device(device)?;
     let wide = matches!(frame.format, PixelFormat::Rgb16 | PixelFormat::Rgba16);
     let rgb = samples.f_narrow(3, 0, 3)?;
@@ -26,6 +30,9 @@ pub(super) fn to_tensor(frame: &Frame, device: Device) -> Result<Tensor> {
 
 /// A frame like `input` with the colours of `tensor` (as [`to_tensor`] gives them, clamped here) and its own alpha.
 pub(super) fn from_tensor(tensor: &Tensor, input: &Frame) -> Result<Frame> {
+    if tensor.device() == Device::Cpu && tensor.kind() == Kind::Float {
+        return from_tensor_in_one_pass(tensor, input);
+    }
     let half = input.format.full_scale() / 2.0;
     let mut levels = tensor.f_permute([0, 2, 3, 1])?.f_add_scalar(1.0)?;
     levels = levels.f_mul_scalar_(half)?;
@@ -43,6 +50,98 @@ pub(super) fn from_tensor(tensor: &Tensor, input: &Frame) -> Result<Frame> {
     let mut frame = Frame::new(input.width, input.height, input.format);
     levels.f_copy_data_u8(&mut frame.data, levels.numel())?;
     Ok(frame)
+}
+
+/// On a CPU, where libtorch would go over the frame once for every operation.
+fn to_tensor_in_one_pass(frame: &Frame) -> Result<Tensor> {
+    let size = [1, frame.height as i64, frame.width as i64, 3];
+    let tensor = Tensor::f_empty(size, (Kind::Float, Device::Cpu))?;
+    let scale = 2.0 / frame.format.full_scale() as f32;
+    // SAFETY: nobody else has this tensor yet; it has that many numbers.
+    let values = unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<f32>(), tensor.numel()) };
+    let samples = &frame.data[..];
+    Arch::new().dispatch(
+        #[inline(always)]
+        || match frame.format {
+            PixelFormat::Rgb8 => values_of_bytes(values, samples, scale),
+            PixelFormat::Rgb16 => values_of_words(values, samples, scale),
+            PixelFormat::Rgba8 => {
+                for (values, pixel) in values.chunks_exact_mut(3).zip(samples.chunks_exact(4)) {
+                    values_of_bytes(values, pixel, scale);
+                }
+            }
+            PixelFormat::Rgba16 => {
+                for (values, pixel) in values.chunks_exact_mut(3).zip(samples.chunks_exact(8)) {
+                    values_of_words(values, pixel, scale);
+                }
+            }
+        },
+    );
+    Ok(tensor.f_permute([0, 3, 1, 2])?)
+}
+
+#[inline(always)]
+fn values_of_bytes(values: &mut [f32], samples: &[u8], scale: f32) {
+    for (value, sample) in values.iter_mut().zip(samples) {
+        *value = f32::from(*sample) * scale - 1.0;
+    }
+}
+
+#[inline(always)]
+fn values_of_words(values: &mut [f32], samples: &[u8], scale: f32) {
+    for (value, sample) in values.iter_mut().zip(samples.as_chunks::<2>().0) {
+        *value = f32::from(u16::from_ne_bytes(*sample)) * scale - 1.0;
+    }
+}
+
+fn from_tensor_in_one_pass(tensor: &Tensor, input: &Frame) -> Result<Frame> {
+    let rows = tensor.f_permute([0, 2, 3, 1])?.f_contiguous()?;
+    // Alpha is the input's.
+    let mut frame = input.clone();
+    let full = input.format.full_scale() as f32;
+    // SAFETY: float32, on the CPU and without gaps.
+    let values = unsafe { std::slice::from_raw_parts(rows.data_ptr().cast::<f32>(), rows.numel()) };
+    let samples = &mut frame.data[..];
+    Arch::new().dispatch(
+        #[inline(always)]
+        || match input.format {
+            PixelFormat::Rgb8 => bytes_of_values(samples, values, full),
+            PixelFormat::Rgb16 => words_of_values(samples, values, full),
+            PixelFormat::Rgba8 => {
+                for (values, pixel) in values.chunks_exact(3).zip(samples.chunks_exact_mut(4)) {
+                    bytes_of_values(pixel, values, full);
+                }
+            }
+            PixelFormat::Rgba16 => {
+                for (values, pixel) in values.chunks_exact(3).zip(samples.chunks_exact_mut(8)) {
+                    words_of_values(pixel, values, full);
+                }
+            }
+        },
+    );
+    Ok(frame)
+}
+
+#[inline(always)]
+fn bytes_of_values(samples: &mut [u8], values: &[f32], full: f32) {
+    for (sample, value) in samples.iter_mut().zip(values) {
+        *sample = level(*value, full) as u8;
+    }
+}
+
+#[inline(always)]
+fn words_of_values(samples: &mut [u8], values: &[f32], full: f32) {
+    for (sample, value) in samples.as_chunks_mut::<2>().0.iter_mut().zip(values) {
+        *sample = (level(*value, full) as u16).to_ne_bytes();
+    }
+}
+
+/// A value of [-1, 1] as a level, rounded to the nearest and halves to even.
+#[inline(always)]
+fn level(value: f32, full: f32) -> f32 {
+    // From here on float32 has no room for fractions.
+    const WHOLE: f32 = 12_582_912.0;
+    ((value + 1.0) * (0.5 * full) + WHOLE - WHOLE).clamp(0.0, full)
 }
 
 /// The frame's own memory as `[1, H, W, channels]`; 16-bit samples as signed numbers. It must not outlive the frame.
