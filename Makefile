@@ -36,7 +36,6 @@ endif
 
 RELEASE := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/release
 # The demo and the benchmark run what was just built, ahead of an installed plugin.
-# With a shorter wait libtorch's threads get on with others that want their cores (src/bin/osdd/threads.rs).
 WITH_PLUGIN = GST_PLUGIN_PATH="$(RELEASE)$${GST_PLUGIN_PATH:+:$$GST_PLUGIN_PATH}"
 
 .PHONY: help setup build test lint demo bench install uninstall clean

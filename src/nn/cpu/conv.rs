@@ -1,12 +1,10 @@
 //! Convolutions on rows that stay in the cache.
 
-use std::cell::RefCell;
-
 use pulp::{Arch, Simd, WithSimd};
 
 use super::activate::{Activation, activate};
 use super::panels::{Pairs, Panels, Pixels, Sink, Store, store};
-use super::{Layer, Map, Parts, at_least, lanes};
+use super::{Layer, Map, at_least, in_parts, lanes};
 
 /// Pixels of a row that pass at a time.
 const RUN: usize = 192;
@@ -44,7 +42,6 @@ pub(in crate::nn) enum Arrangement {
 /// The parameters of a convolution, ready for use.
 pub(in crate::nn) struct ConvWeights {
     kernel: Kernel,
-    inputs: usize,
     panels: Panels,
     /// What comes before it; not with [`Kernel::Halving`].
     activation: Option<Activation>,
@@ -55,14 +52,12 @@ impl ConvWeights {
     /// computes at a time.
     pub fn new(kernel: Kernel, layer: &Layer, activation: Option<Activation>) -> Option<Self> {
         let (lanes, outputs) = (lanes()?, layer.bias.len());
-        let inputs = layer.weight.len() / outputs;
         let normed = activation.as_ref().map_or(0, |a| a.scale.len());
         if !outputs.is_multiple_of(lanes) || !normed.is_multiple_of(lanes) {
             return None;
         }
         Some(ConvWeights {
             kernel,
-            inputs,
             panels: Panels::pack(lanes, Pairs::Neighbours, layer.weight, None, layer.bias),
             activation,
         })
@@ -88,26 +83,20 @@ impl ConvWeights {
             (_, Input::Maps(maps)) => (maps[0].height, maps[0].width),
             (_, Input::Patches(map, patch)) => (map.height / patch, map.width / patch),
         };
-        let parts = Parts::new(output, height, width * self.outputs());
-        parts.run(|image, first, output| {
-            SCRATCH.with_borrow_mut(|scratch| {
-                Arch::new().dispatch(Rows {
-                    weights: self,
-                    input,
-                    arrangement,
-                    image,
-                    width,
-                    first,
-                    output,
-                    scratch,
-                });
+        let row_length = width * self.outputs();
+        in_parts(output, height, row_length, |image, first, output, scratch| {
+            Arch::new().dispatch(Rows {
+                weights: self,
+                input,
+                arrangement,
+                image,
+                width,
+                first,
+                output,
+                scratch,
             });
         });
     }
-}
-
-thread_local! {
-    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Some rows of outputs of one image.
@@ -130,7 +119,7 @@ impl WithSimd for Rows<'_> {
         let (width, outputs) = (self.width, self.weights.outputs());
         let activation = self.weights.activation.as_ref();
         let around = self.weights.kernel == Kernel::Around;
-        let channels = self.weights.inputs / if around { 9 } else { 1 };
+        let channels = self.weights.panels.inputs() / if around { 9 } else { 1 };
         // Three rows of inputs between zeros, or one, and one of outputs that have still to be rearranged.
         let padded = if around || activation.is_some() {
             (width + 2) * channels
@@ -188,42 +177,54 @@ impl WithSimd for Rows<'_> {
                 }
                 (_, Input::Patches(..)) => unreachable!("patches are for 3x3"),
             }
-            for column in (0..width).step_by(RUN) {
-                let pixels = RUN.min(width - column);
-                // SAFETY: a row of output has `width` pixels, its sources what they need for them.
-                unsafe {
-                    match self.arrangement {
-                        Arrangement::Pixels => {
-                            let sink = Store {
-                                first: output.as_mut_ptr().add(column * outputs),
-                                stride: outputs,
-                            };
-                            self.weights.panels.multiply(simd, &sources, pixels, &sink);
-                        }
-                        Arrangement::Doubled => {
-                            let sink = StoreDoubled {
-                                first: output.as_mut_ptr(),
-                                column,
-                                width,
-                                channels: outputs / 4,
-                            };
-                            self.weights.panels.multiply(simd, &sources, pixels, &sink);
-                        }
-                        Arrangement::Patches(_) => {
-                            let sink = Store {
-                                first: made.as_mut_ptr().add(column * outputs),
-                                stride: outputs,
-                            };
-                            self.weights.panels.multiply(simd, &sources, pixels, &sink);
-                        }
+            // SAFETY: output and what is made have `width` pixels of all outputs, the sources what they need for them.
+            unsafe {
+                let panels = &self.weights.panels;
+                match self.arrangement {
+                    Arrangement::Pixels => multiply_row(simd, panels, &mut sources, width, |column| Store {
+                        first: output.as_mut_ptr().add(column * outputs),
+                        stride: outputs,
+                    }),
+                    Arrangement::Doubled => {
+                        multiply_row(simd, panels, &mut sources, width, |column| StoreDoubled {
+                            first: output.as_mut_ptr(),
+                            column,
+                            width,
+                            channels: outputs / 4,
+                        })
                     }
-                    for source in &mut sources {
-                        source.first = source.first.add(pixels * source.stride);
+                    Arrangement::Patches(patch) => {
+                        multiply_row(simd, panels, &mut sources, width, |column| Store {
+                            first: made.as_mut_ptr().add(column * outputs),
+                            stride: outputs,
+                        });
+                        unpatch(made, patch, outputs, output);
                     }
                 }
             }
-            if let Arrangement::Patches(patch) = self.arrangement {
-                unpatch(made, patch, outputs, output);
+        }
+    }
+}
+
+/// Products of a row of pixels, some at a time; `sink` takes those from a column on. The sources go on to the row's end.
+///
+/// # Safety
+/// As [`Panels::multiply`], for `width` pixels.
+#[inline(always)]
+unsafe fn multiply_row<S: Simd, T: Sink<S>>(
+    simd: S,
+    panels: &Panels,
+    sources: &mut [Pixels],
+    width: usize,
+    mut sink: impl FnMut(usize) -> T,
+) {
+    for column in (0..width).step_by(RUN) {
+        let pixels = RUN.min(width - column);
+        // SAFETY: the caller's.
+        unsafe {
+            panels.multiply(simd, sources, pixels, &sink(column));
+            for source in &mut *sources {
+                source.first = source.first.add(pixels * source.stride);
             }
         }
     }

@@ -4,13 +4,11 @@
 //! through the whole block while it is in the cache: three rows of the widened map are all that the depthwise convolution
 //! needs at a time.
 
-use std::cell::RefCell;
-
 use pulp::{Arch, Simd, WithSimd};
 
 use super::activate::normalise;
 use super::panels::{Pairs, Panels, Pixels, Store, StoreGate, StoreSum, load, store};
-use super::{Layer, Map, Parts, at_least, lanes};
+use super::{Layer, Map, at_least, in_parts, lanes};
 
 /// Columns that pass at a time, in values of three widened rows: half of a usual second-level cache.
 const RING_VALUES: usize = 100_000;
@@ -76,9 +74,12 @@ impl GatedWeights {
     pub fn forward(&self, input: Map, output: &mut [f32]) {
         assert_eq!(input.channels, self.width);
         assert_eq!(output.len(), input.values.len());
-        let parts = Parts::new(output, input.height, input.width * self.width);
-        parts.run(|image, first, output| {
-            SCRATCH.with_borrow_mut(|scratch| {
+        let row_length = input.width * self.width;
+        in_parts(
+            output,
+            input.height,
+            row_length,
+            |image, first, output, scratch| {
                 Arch::new().dispatch(Rows {
                     weights: self,
                     input: input.image(image),
@@ -86,13 +87,9 @@ impl GatedWeights {
                     output,
                     scratch,
                 });
-            });
-        });
+            },
+        );
     }
-}
-
-thread_local! {
-    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Some rows of one image.

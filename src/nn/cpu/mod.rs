@@ -6,6 +6,7 @@ mod gated;
 mod panels;
 mod pool;
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 pub(super) use activate::Activation;
@@ -65,40 +66,40 @@ pub(crate) fn lanes() -> Option<usize> {
     Some(Arch::new().dispatch(Lanes)).filter(|lanes| *lanes >= 4)
 }
 
-/// Rows of images, some together, each to be made apart from the others.
-struct Parts<'a> {
-    /// Image, first row, and the rows.
-    parts: Vec<(usize, usize, &'a mut [f32])>,
+thread_local! {
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-impl<'a> Parts<'a> {
-    fn new(output: &'a mut [f32], height: usize, row_length: usize) -> Self {
-        // One part is made where it is asked for.
-        let rows = match threads() {
-            1 => height,
-            // Each as many parts, of which one that is held up leaves some to others where there are rows enough.
-            threads => {
-                let parts = threads * (height / (MANY_ROWS * threads)).clamp(1, 2);
-                height.div_ceil(parts).max(LEAST_ROWS)
-            }
-        };
-        let images = output.chunks_exact_mut((height * row_length).max(1)).enumerate();
-        let parts = images.flat_map(|(image, output)| {
-            let parts = output.chunks_mut(rows * row_length).enumerate();
-            parts.map(move |(part, output)| (image, part * rows, output))
-        });
-        Parts {
-            parts: parts.collect(),
+/// Has the rows of images made, some together and apart from the others. `make` gets the image, its first row, the rows, and a
+/// buffer that the thread keeps.
+fn in_parts(
+    output: &mut [f32],
+    height: usize,
+    row_length: usize,
+    make: impl Fn(usize, usize, &mut [f32], &mut Vec<f32>) + Sync + Send,
+) {
+    let threads = threads();
+    let rows = match threads {
+        1 => height,
+        // Each as many parts, of which one that is held up leaves some to others where there are rows enough.
+        _ => {
+            let parts = threads * (height / (MANY_ROWS * threads)).clamp(1, 2);
+            height.div_ceil(parts).max(LEAST_ROWS)
         }
-    }
-
-    /// Image, first row, and the rows go to `make`.
-    fn run(self, make: impl Fn(usize, usize, &mut [f32]) + Sync + Send) {
-        let make = |(image, first, output): (usize, usize, &mut [f32])| make(image, first, output);
-        match self.parts.len() {
-            1 => self.parts.into_iter().for_each(make),
-            _ => on_own_threads(|| self.parts.into_par_iter().for_each(make)),
-        }
+    };
+    let images = output.chunks_exact_mut((height * row_length).max(1)).enumerate();
+    let parts = images.flat_map(|(image, output)| {
+        let parts = output.chunks_mut(rows * row_length).enumerate();
+        parts.map(move |(part, output)| (image, part * rows, output))
+    });
+    let parts: Vec<(usize, usize, &mut [f32])> = parts.collect();
+    let make = |(image, first, output): (usize, usize, &mut [f32])| {
+        SCRATCH.with_borrow_mut(|scratch| make(image, first, output, scratch));
+    };
+    match threads.min(parts.len()) {
+        // Here, where it is asked for.
+        1 => parts.into_iter().for_each(make),
+        _ => on_own_threads(|| parts.into_par_iter().for_each(make)),
     }
 }
 
@@ -108,4 +109,30 @@ fn at_least(scratch: &mut Vec<f32>, length: usize) -> &mut [f32] {
         scratch.resize(length, 0.0);
     }
     &mut scratch[..length]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_has_no_others_makes_every_image_itself() {
+        // A thread of its own, because the number of libtorch's threads stays with it.
+        let alone = std::thread::spawn(|| {
+            tch::get_num_threads();
+            tch::set_num_threads(1);
+            let here = std::thread::current().id();
+            let mut output = vec![0.0; 3 * 40 * 2];
+            in_parts(&mut output, 40, 2, |image, first, rows, _| {
+                assert_eq!(std::thread::current().id(), here);
+                assert_eq!((first, rows.len()), (0, 80));
+                rows.fill(image as f32 + 1.0);
+            });
+            output
+        });
+        let output = alone.join().unwrap();
+        for (image, values) in output.chunks_exact(80).enumerate() {
+            assert!(values.iter().all(|v| *v == image as f32 + 1.0));
+        }
+    }
 }

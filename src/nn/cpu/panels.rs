@@ -74,6 +74,10 @@ impl Panels {
         }
     }
 
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
     pub fn outputs(&self) -> usize {
         self.outputs
     }
