@@ -76,6 +76,13 @@ fn samples_have_the_same_bytes_on_any_machine() {
         ("light", only("light", "")),
         ("rotation", only("rotation", "")),
         ("layered", only("layered", "")),
+        (
+            "portrait",
+            only(
+                "layered",
+                r#", "object_motion_share": 0.5, "background_defocus_share": 0.5"#,
+            ),
+        ),
         ("defocus", only("defocus", "")),
         (
             "degraded",
@@ -108,7 +115,8 @@ fn samples_have_the_same_bytes_on_any_machine() {
             "light 8996a82e6a593f24",
             "rotation e347792233246967",
             "layered 61cbdd7e044ac202",
-            "defocus fd57d4c6f08f8186",
+            "portrait 02fac3034518a65c",
+            "defocus bcae96deb3f3adb6",
             "degraded 1a89517851c38004",
             "H.264 39e58f5fc4dea98f",
             "4:2:0 07002078cbe12810"

@@ -1,6 +1,8 @@
 //! Blur kernels: a trajectory rendered to the pixel grid with sub-pixel precision, kept as a sparse list of
 //! taps.
 
+use std::ops::Add;
+
 use serde::Serialize;
 
 use super::trajectory::Trajectory;
@@ -37,6 +39,19 @@ pub struct Margins {
     pub top: usize,
     /// Rows below the window.
     pub bottom: usize,
+}
+
+impl Add for Margins {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            left: self.left + other.left,
+            right: self.right + other.right,
+            top: self.top + other.top,
+            bottom: self.bottom + other.bottom,
+        }
+    }
 }
 
 impl Kernel {

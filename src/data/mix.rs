@@ -172,9 +172,13 @@ pub struct MixConfig {
     pub layer_objects: [usize; 2],
     /// Radius of such an object, relative to the shorter side of the crop.
     pub layer_radius: [f64; 2],
+    /// Share of those objects that move; the others are at rest.
+    pub object_motion_share: f64,
     /// Share of layered samples whose background moves too.
     pub background_motion_share: f64,
-    /// Radius of the disc that a point becomes out of focus, in px.
+    /// Share of layered samples whose background is out of focus, as behind a portrait; it is to stay so.
+    pub background_defocus_share: f64,
+    /// Radius of the disc that a point becomes out of focus, in px; every octave equally likely.
     pub defocus_radius_px: [f64; 2],
     /// Frames of a clip that are averaged; an even draw is rounded up to odd.
     pub clip_frames: [usize; 2],
@@ -235,7 +239,9 @@ impl Default for MixConfig {
             roll: [0.0, 4.0],
             layer_objects: [1, 3],
             layer_radius: [0.12, 0.4],
+            object_motion_share: 1.0,
             background_motion_share: 0.5,
+            background_defocus_share: 0.0,
             defocus_radius_px: [1.0, 8.0],
             clip_frames: [7, 13],
             clip_stride: [1, 1],
@@ -379,9 +385,16 @@ impl MixConfig {
                 1.0,
                 "0 to 1",
             ),
+            ("object_motion_share", self.object_motion_share, 1.0, "0 to 1"),
             (
                 "background_motion_share",
                 self.background_motion_share,
+                1.0,
+                "0 to 1",
+            ),
+            (
+                "background_defocus_share",
+                self.background_defocus_share,
                 1.0,
                 "0 to 1",
             ),

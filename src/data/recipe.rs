@@ -9,7 +9,7 @@ use super::blob::Blob;
 use super::clip::Exposure;
 use super::crop::Framing;
 use super::image::Image8;
-use super::kernel::Kernel;
+use super::kernel::{Kernel, Margins};
 use super::layers::{Layers, Object};
 use super::mix::{ExtentDistribution, MixConfig, SampleKind, Sources};
 use super::orientation::Orientation;
@@ -111,6 +111,8 @@ pub enum Blur {
 pub struct Layering {
     /// Path of the background.
     pub background: Trajectory,
+    /// The disc that a point of the background becomes, where that is out of focus.
+    pub defocus: Option<Kernel>,
     /// The objects.
     pub objects: Vec<MovingObject>,
     pub(super) layers: Layers,
@@ -129,6 +131,14 @@ pub struct MovingObject {
     pub path: Trajectory,
     pub(super) blob: Blob,
     pub(super) image: Arc<Image8>,
+}
+
+impl Layering {
+    /// Room that the background needs around the window.
+    pub(super) fn margins(&self) -> Margins {
+        let defocus = self.defocus.as_ref().map(Kernel::margins).unwrap_or_default();
+        self.layers.margins() + defocus
+    }
 }
 
 impl Recipe {
@@ -210,7 +220,7 @@ impl Recipe {
         };
         let window = framing.window(rng, truth, config);
         let (blur, window) = draw_blur(rng, sources, config, kind, truth, window, framing);
-        let saturation_gain = draw_saturation(rng, config, kind);
+        let saturation_gain = draw_saturation(rng, config, kind, &blur);
         let orientation = if config.flip {
             Orientation::draw(rng)
         } else {
@@ -310,10 +320,11 @@ fn draw_blur(
                 let extent_px = draw_extent(rng, config, kind);
                 draw_trajectory(rng, config, extent_px)
             } else {
-                Trajectory {
-                    points: vec![[0.0; 2]],
-                }
+                Trajectory::rest()
             };
+            let out_of_focus =
+                config.background_defocus_share > 0.0 && chance(rng, config.background_defocus_share);
+            let defocus = out_of_focus.then(|| Kernel::disc(draw_radius(rng, config)));
             let [low, high] = config.layer_objects;
             let count = integer(rng, low, high);
             let objects: Vec<_> = (0..count)
@@ -321,16 +332,17 @@ fn draw_blur(
                 .collect();
             let paths: Vec<&Trajectory> = objects.iter().map(|object| &object.path).collect();
             let layers = Layers::new(&background, &paths);
-            let window = framing.with_room(window, layers.margins(), image);
             let layering = Layering {
                 background,
+                defocus,
                 objects,
                 layers,
             };
+            let window = framing.with_room(window, layering.margins(), image);
             (Blur::Layered(layering), window)
         }
         SampleKind::Defocus => {
-            let radius_px = uniform(rng, config.defocus_radius_px[0], config.defocus_radius_px[1]);
+            let radius_px = draw_radius(rng, config);
             let kernel = Kernel::disc(radius_px);
             let window = framing.with_room(window, kernel.margins(), image);
             (Blur::Defocus { radius_px, kernel }, window)
@@ -344,6 +356,10 @@ fn draw_extent(rng: &mut ChaCha8Rng, config: &MixConfig, kind: SampleKind) -> f6
         (_, ExtentDistribution::Uniform) => uniform(rng, config.extent_px[0], config.extent_px[1]),
         (_, ExtentDistribution::LogUniform) => log_uniform(rng, config.extent_px[0], config.extent_px[1]),
     }
+}
+
+fn draw_radius(rng: &mut ChaCha8Rng, config: &MixConfig) -> f64 {
+    log_uniform(rng, config.defocus_radius_px[0], config.defocus_radius_px[1])
 }
 
 fn draw_trajectory(rng: &mut ChaCha8Rng, config: &MixConfig, extent_px: f64) -> Trajectory {
@@ -397,8 +413,12 @@ fn draw_object(rng: &mut ChaCha8Rng, sources: &Sources, config: &MixConfig, wind
         integer(rng, 0, window.width - 1) as i64,
         integer(rng, 0, window.height - 1) as i64,
     ];
-    let extent_px = draw_extent(rng, config, SampleKind::Layered);
-    let path = draw_trajectory(rng, config, extent_px);
+    let path = if config.object_motion_share >= 1.0 || chance(rng, config.object_motion_share) {
+        let extent_px = draw_extent(rng, config, SampleKind::Layered);
+        draw_trajectory(rng, config, extent_px)
+    } else {
+        Trajectory::rest()
+    };
     let (source, image) = draw_sharp(rng, sources, config);
     let side = Object::side(&blob);
     // Shrunk like its background where the image is large enough for that.
@@ -423,11 +443,17 @@ fn draw_object(rng: &mut ChaCha8Rng, sources: &Sources, config: &MixConfig, wind
 }
 
 /// The gain of restored highlights. A lens out of focus shows best by its highlights, so those are always restored there.
-fn draw_saturation(rng: &mut ChaCha8Rng, config: &MixConfig, kind: SampleKind) -> Option<f64> {
+fn draw_saturation(
+    rng: &mut ChaCha8Rng,
+    config: &MixConfig,
+    kind: SampleKind,
+    blur: &Blur,
+) -> Option<f64> {
     let [low, high] = config.saturation_gain;
     let restored = match kind {
         SampleKind::Clip | SampleKind::Pair | SampleKind::Sharp => false,
         SampleKind::Defocus => true,
+        _ if matches!(blur, Blur::Layered(Layering { defocus: Some(_), .. })) => true,
         _ => chance(rng, config.saturation_share),
     };
     restored.then(|| uniform(rng, low, high))

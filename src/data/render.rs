@@ -98,15 +98,13 @@ impl Recipe {
 
     /// The window with its margins, highlights restored; and the window as it is.
     fn with_margins(&self, margins: Margins, response: Response) -> (Planes, Planes) {
-        let mut source = Planes::read(&self.images[0], &self.window.widened(margins), response);
+        let source = Planes::read(&self.images[0], &self.window.widened(margins), response);
         let sharp = source.cropped(margins.left, margins.top, self.window.width, self.window.height);
-        self.restore_highlights(&mut source);
-        (source, sharp)
+        (self.restored(source), sharp)
     }
 
     fn layered(&self, layering: &Layering, response: Response) -> (Planes, Planes) {
-        let margins = layering.layers.margins();
-        let background = Planes::read(&self.images[0], &self.window.widened(margins), response);
+        let (background, bright_background) = self.backgrounds(layering, response);
         let pictures = layering
             .objects
             .iter()
@@ -119,23 +117,46 @@ impl Recipe {
                 .collect()
         };
         let sharp = layering.layers.sharp(&background, &cut(pictures.clone()));
-        let restored = |mut planes: Planes| {
-            self.restore_highlights(&mut planes);
-            planes
-        };
-        let objects = cut(pictures.into_iter().map(restored).collect());
+        // What is at rest is its own truth.
+        let bright = pictures.into_iter().zip(&layering.objects).map(|(picture, object)| {
+            if object.path.moves() {
+                self.restored(picture)
+            } else {
+                picture
+            }
+        });
+        let objects = cut(bright.collect());
         (
             layering
                 .layers
-                .blur(&restored(background), &objects, self.filter()),
+                .blur(&bright_background, &objects, self.filter()),
             sharp,
         )
     }
 
-    fn restore_highlights(&self, planes: &mut Planes) {
-        if let Some(gain) = self.saturation_gain {
-            boost_highlights(planes, HIGHLIGHT, gain as f32);
+    /// The background of layers as it is in the truth, and with its highlights restored. Out of focus they are the same:
+    /// there light that is brighter than white belongs to the truth.
+    fn backgrounds(&self, layering: &Layering, response: Response) -> (Planes, Planes) {
+        let source = Planes::read(
+            &self.images[0],
+            &self.window.widened(layering.margins()),
+            response,
+        );
+        match &layering.defocus {
+            Some(kernel) => {
+                let unfocused = convolve(&self.restored(source), kernel);
+                (unfocused.clone(), unfocused)
+            }
+            None if layering.background.moves() => (source.clone(), self.restored(source)),
+            None => (source.clone(), source),
         }
+    }
+
+    fn restored(&self, mut planes: Planes) -> Planes {
+        if let Some(gain) = self.saturation_gain {
+            boost_highlights(&mut planes, HIGHLIGHT, gain as f32);
+        }
+        planes
     }
 
     /// Next to a lamp ten times as bright as white, a sharp filter would leave dark rims.

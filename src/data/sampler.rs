@@ -152,6 +152,37 @@ mod tests {
     }
 
     #[test]
+    fn portraits_before_a_background_out_of_focus_are_their_own_truth() {
+        let portrait = |background_defocus_share| MixConfig {
+            object_motion_share: 0.0,
+            background_motion_share: 0.0,
+            background_defocus_share,
+            defocus_radius_px: [4.0, 8.0],
+            ..only(SampleKind::Layered)
+        };
+        // The difference of neighbours: noise loses most of it out of focus.
+        let detail = |defocus_share| {
+            let made = (0..20).map(|index| sample(&sources(), &portrait(defocus_share), index));
+            made.map(|made| {
+                assert!(made.blurry == made.sharp);
+                let pairs = made.sharp.windows(2);
+                pairs.map(|pair| f64::from((pair[1] - pair[0]).abs())).sum::<f64>()
+            })
+            .sum::<f64>()
+        };
+        assert!(detail(1.0) < 0.8 * detail(0.0));
+        let moving = MixConfig {
+            object_motion_share: 1.0,
+            ..portrait(1.0)
+        };
+        let differs = |index| {
+            let made = sample(&sources(), &moving, index);
+            made.blurry != made.sharp
+        };
+        assert!((0..10).any(differs));
+    }
+
+    #[test]
     fn blurred_crops_stay_in_register_with_their_truth() {
         // A bright field left of a dark one: blur must not move the edge, at any scale.
         let data = (0..200 * 200)

@@ -93,6 +93,18 @@ impl CameraShake {
 }
 
 impl Trajectory {
+    /// What does not move.
+    pub fn rest() -> Self {
+        Self {
+            points: vec![[0.0; 2]],
+        }
+    }
+
+    /// Whether this is more than one point.
+    pub fn moves(&self) -> bool {
+        self.points.len() > 1
+    }
+
     /// A random camera shake with zero centroid and the given extent in px.
     pub fn shake(rng: &mut ChaCha8Rng, extent_px: f64) -> Self {
         CameraShake::draw(rng)
