@@ -443,12 +443,7 @@ fn draw_object(rng: &mut ChaCha8Rng, sources: &Sources, config: &MixConfig, wind
 }
 
 /// The gain of restored highlights. A lens out of focus shows best by its highlights, so those are always restored there.
-fn draw_saturation(
-    rng: &mut ChaCha8Rng,
-    config: &MixConfig,
-    kind: SampleKind,
-    blur: &Blur,
-) -> Option<f64> {
+fn draw_saturation(rng: &mut ChaCha8Rng, config: &MixConfig, kind: SampleKind, blur: &Blur) -> Option<f64> {
     let [low, high] = config.saturation_gain;
     let restored = match kind {
         SampleKind::Clip | SampleKind::Pair | SampleKind::Sharp => false,

@@ -118,18 +118,19 @@ impl Recipe {
         };
         let sharp = layering.layers.sharp(&background, &cut(pictures.clone()));
         // What is at rest is its own truth.
-        let bright = pictures.into_iter().zip(&layering.objects).map(|(picture, object)| {
-            if object.path.moves() {
-                self.restored(picture)
-            } else {
-                picture
-            }
-        });
+        let bright = pictures
+            .into_iter()
+            .zip(&layering.objects)
+            .map(|(picture, object)| {
+                if object.path.moves() {
+                    self.restored(picture)
+                } else {
+                    picture
+                }
+            });
         let objects = cut(bright.collect());
         (
-            layering
-                .layers
-                .blur(&bright_background, &objects, self.filter()),
+            layering.layers.blur(&bright_background, &objects, self.filter()),
             sharp,
         )
     }

@@ -166,7 +166,9 @@ mod tests {
             made.map(|made| {
                 assert!(made.blurry == made.sharp);
                 let pairs = made.sharp.windows(2);
-                pairs.map(|pair| f64::from((pair[1] - pair[0]).abs())).sum::<f64>()
+                pairs
+                    .map(|pair| f64::from((pair[1] - pair[0]).abs()))
+                    .sum::<f64>()
             })
             .sum::<f64>()
         };
