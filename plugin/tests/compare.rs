@@ -4,6 +4,7 @@ mod common;
 
 use common::*;
 use gst::prelude::*;
+use gst_controller::prelude::*;
 
 #[test]
 fn side_by_side_doubles_the_width_and_can_be_switched_on_and_off() {
@@ -155,5 +156,49 @@ fn labels_name_both_pictures_and_can_be_left_out() {
         // 39 columns for BEFORE and 33 for AFTER, two from the edges.
         let expected = (2..41).chain(width - 35..width - 2).collect::<Vec<_>>();
         assert_eq!(changed, expected, "{compare}");
+    }
+}
+
+/// The line belongs to the frame, not to the time when the model is done with it.
+#[test]
+fn an_automated_line_follows_the_frames() {
+    let element = deblur();
+    element.set_property_from_str("compare", "split");
+    element.set_property("compare-labels", false);
+    element.set_property("depth", 3);
+    let control = gst_controller::InterpolationControlSource::new();
+    control.set_mode(gst_controller::InterpolationMode::Linear);
+    let values = control.upcast_ref::<gst_controller::TimedValueControlSource>();
+    assert!(values.set(pts(0), 0.0) && values.set(pts(4), 1.0));
+    let binding = gst_controller::DirectControlBinding::new(&element, "compare-position", &control);
+    element.add_control_binding(&binding).expect("a binding");
+    let caps = caps("RGB", 64, 48);
+    let mut harness = harness(&element);
+    harness.set_src_caps(caps.clone());
+    let inputs = (0..5)
+        .map(|index| smooth(&info(&caps), index))
+        .collect::<Vec<_>>();
+    for input in &inputs {
+        harness.push(input.clone()).expect("a frame is taken");
+    }
+    assert!(harness.push_event(gst::event::Eos::new()));
+    for (index, input) in inputs.iter().enumerate() {
+        let output = harness.pull().expect("a frame");
+        let line = index * 16;
+        // The line itself is drawn, so a column beside it on either side.
+        let same = |column: usize| {
+            (0..48).all(|row| {
+                let at = (row * 64 + column) * 3;
+                bytes(input)[at..at + 3] == bytes(&output)[at..at + 3]
+            })
+        };
+        assert!(
+            line < 4 || same(line - 4),
+            "frame {index}: the input left of {line}"
+        );
+        assert!(
+            line > 60 || !same(line + 3),
+            "frame {index}: the output right of {line}"
+        );
     }
 }

@@ -52,12 +52,18 @@ fn scale(direction: gst::PadDirection, width: &glib::Value) -> Option<glib::Send
     }
     if let Ok(range) = width.get::<gst::IntRange<i32>>() {
         let (min, max) = match direction {
-            gst::PadDirection::Sink => (range.min().saturating_mul(2), range.max().saturating_mul(2)),
+            gst::PadDirection::Sink => (
+                range.min().saturating_mul(2),
+                range.max().min(i32::MAX / 2).saturating_mul(2),
+            ),
             _ => (range.min().div_euclid(2) + range.min() % 2, range.max() / 2),
         };
         let min = min.max(1);
         return match min.cmp(&max) {
-            std::cmp::Ordering::Less => Some(gst::IntRange::new(min, max).to_send_value()),
+            std::cmp::Ordering::Less => Some(match direction {
+                gst::PadDirection::Sink => gst::IntRange::with_step(min, max, 2).to_send_value(),
+                _ => gst::IntRange::new(min, max).to_send_value(),
+            }),
             std::cmp::Ordering::Equal => Some(min.to_send_value()),
             std::cmp::Ordering::Greater => None,
         };
@@ -89,7 +95,7 @@ mod tests {
     #[test]
     fn widths_double_towards_the_source_pad() {
         check(Sink, "(int)17", "(int)34");
-        check(Sink, "(int)[1, 2147483647]", "(int)[2, 2147483647]");
+        check(Sink, "(int)[1, 2147483647]", "(int)[2, 2147483646, 2]");
         check(Sink, "(int){ 3, 8 }", "(int){ 6, 16 }");
         check(Sink, "(int)2147483647", "");
     }

@@ -237,7 +237,9 @@ impl Converter {
     fn config() -> gst_video::VideoConverterConfig {
         let mut config = gst_video::VideoConverterConfig::new();
         config.set_dither_method(gst_video::VideoDitherMethod::None);
-        config.set_threads(std::thread::available_parallelism().map_or(1, |threads| threads.get() as u32));
+        // More are not faster, and each element has two of these.
+        let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get().min(4));
+        config.set_threads(threads as u32);
         config
     }
 }

@@ -11,15 +11,15 @@ use super::convert::FrameConverter;
 use super::error;
 use super::imp::OsddDeblur;
 use super::lock;
-use super::pending::{Kept, Metadata, Pending, View};
+use super::pending::{Kept, Pending, View};
 use super::qos::Late;
 use super::reports::StatsMessage;
-use super::settings::{Compare, LatePolicy};
+use super::settings::LatePolicy;
 use super::stats::count;
 use crate::log::CAT;
 
 /// Frames and events that may wait for the engine before the element waits too.
-const MAX_PENDING: usize = 16;
+pub(super) const MAX_PENDING: usize = 16;
 
 /// As many as may wait where a live source may not.
 const MAX_PENDING_HURRIED: usize = 32;
@@ -55,10 +55,6 @@ impl OsddDeblur {
     /// Takes a buffer from upstream: to the engine, past it, or nowhere.
     pub(super) fn accept(&self, input: gst::Buffer) -> Result<(), gst::FlowError> {
         let engine = self.running_engine()?;
-        // BaseTransform marks whatever leaves next, and that has to be this frame.
-        if input.flags().contains(gst::BufferFlags::DISCONT) {
-            self.drain()?;
-        }
         count(&self.counters.frames_in);
         self.post_stats(StatsMessage::WhenDue);
 
@@ -73,6 +69,7 @@ impl OsddDeblur {
             let _ = self.obj().sync_values(time);
         }
         let settings = lock(&self.settings).clone();
+        let view = View::of(&settings);
 
         let running_time = segment.and_then(|segment| segment.to_running_time(input.pts()));
         let late = match self.qos.late(running_time) {
@@ -83,14 +80,17 @@ impl OsddDeblur {
             count(&self.counters.frames_late);
         }
         match (late, settings.late_policy) {
-            (Some(late), LatePolicy::Drop) => self.leave_out(&input, &late),
-            (Some(_), LatePolicy::Passthrough) => self.pass(input, settings.compare)?,
-            _ if settings.strength == 0.0 || self.is_hdr() => self.pass(input, settings.compare)?,
+            (Some(late), LatePolicy::Drop) => {
+                let stream_time = segment.and_then(|segment| segment.to_stream_time(input.pts()));
+                self.leave_out(&input, &late, stream_time);
+            }
+            (Some(_), LatePolicy::Passthrough) => self.pass(input, view)?,
+            _ if settings.strength == 0.0 || self.is_hdr() => self.pass(input, view)?,
             _ => {
                 // One gamma for one frame, whatever the controller says by the time that the engine gets to
                 // it.
                 let values = controlled.then_some((settings.gamma, settings.strength));
-                self.send(&engine, &input, values)?;
+                self.send(&engine, &input, view, values)?;
             }
         }
         Ok(())
@@ -101,15 +101,16 @@ impl OsddDeblur {
         stream.converter.as_ref().is_some_and(FrameConverter::is_hdr)
     }
 
-    fn leave_out(&self, input: &gst::BufferRef, late: &Late) {
+    fn leave_out(&self, input: &gst::BufferRef, late: &Late, stream_time: Option<gst::ClockTime>) {
         count(&self.counters.frames_dropped);
-        lock(&self.stream).discont = true;
+        self.mark_next();
         let frames = |counter: &std::sync::atomic::AtomicU64| {
             gst::format::Buffers::from_u64(counter.load(Ordering::Relaxed))
         };
         let message = gst::message::Qos::builder(false)
             .src(&*self.obj())
             .running_time_if_some(late.running_time)
+            .stream_time_if_some(stream_time)
             .timestamp_if_some(input.pts())
             .duration_if_some(input.duration())
             .values(late.jitter, late.proportion, 1_000_000)
@@ -122,47 +123,41 @@ impl OsddDeblur {
     }
 
     /// Lets a frame leave as it came, after the frames before it.
-    fn pass(&self, mut input: gst::Buffer, compare: Compare) -> Result<(), gst::FlowError> {
-        let mut stream = lock(&self.stream);
-        let passed = if stream.wide || compare == Compare::Split {
-            let (frame, kept) = stream.copy_in(&input).map_err(|error| self.bad_frame(&error))?;
-            Pending::Compared { frame, kept }
-        } else {
-            if !stream.pending.is_empty() {
-                // While it waits, upstream's pool may need the original: see `Metadata`.
-                input = input.copy_deep().map_err(|error| self.bad_frame(&error))?;
-            }
-            if std::mem::take(&mut stream.discont) {
-                input.make_mut().set_flags(gst::BufferFlags::DISCONT);
-            }
-            Pending::Untouched(input)
-        };
-        stream.pending.push_back(passed);
+    fn pass(&self, input: gst::Buffer, view: View) -> Result<(), gst::FlowError> {
+        let passed = lock(&self.stream).pass(input, view);
+        passed.map_err(|error| self.bad_frame(&error))?;
         count(&self.counters.frames_passed);
         Ok(())
+    }
+
+    /// A frame was left out: the next one is the first after a gap.
+    pub(super) fn mark_next(&self) {
+        lock(&self.stream).discont = true;
     }
 
     fn send(
         &self,
         engine: &Engine,
         input: &gst::BufferRef,
+        view: View,
         values: Option<(f64, f64)>,
     ) -> Result<(), gst::FlowError> {
         while engine.in_flight() >= engine.depth() {
             let Some(output) = self.next_output(Wait::ForRoom)? else {
                 break;
             };
-            self.obj().src_pad().push(output)?;
+            self.push(output)?;
         }
-        let mut stream = lock(&self.stream);
-        let (frame, kept) = stream.copy_in(input).map_err(|error| self.bad_frame(&error))?;
+        let copied = lock(&self.stream).copy_in(input, view);
+        let (frame, kept) = copied.map_err(|error| self.bad_frame(&error))?;
         let sent = match values {
             Some((gamma, strength)) => engine.send_with(frame, gamma, strength),
             None => engine.send(frame),
         };
         match sent {
             Ok(id) => {
-                stream.pending.push_back(Pending::InEngine { id, kept });
+                let frame = Pending::InEngine { id, kept };
+                lock(&self.stream).pending.push_back(frame);
                 Ok(())
             }
             Err(SendError::Failed(_, error)) => Err(self.engine_failed(&error)),
@@ -233,29 +228,27 @@ impl OsddDeblur {
             output.times.total,
             output.gamma
         );
-        if self.latency.measured(output.times.total, Instant::now()) {
-            self.post(gst::message::Latency::builder().src(&*self.obj()).build());
-        }
-        self.warn_if_slow();
         if output.tiles_failed > 0 {
             self.warn_of_failed_tiles();
         }
-        self.finish(output.frame, output.input, kept)
+        let (start, converted_in) = (Instant::now(), kept.converted_in);
+        let buffer = self.finish(output.frame, output.input, kept)?;
+        let conversion = converted_in + start.elapsed();
+        if self
+            .latency
+            .measured(output.times.total, conversion, Instant::now())
+        {
+            self.post(gst::message::Latency::builder().src(&*self.obj()).build());
+        }
+        self.warn_if_slow();
+        Ok(buffer)
     }
 
     /// Makes the output buffer of a frame. `input` is what the engine was given for it.
     fn finish(&self, frame: Frame, input: Frame, kept: Kept) -> Result<gst::Buffer, gst::FlowError> {
         let mut buffer = self.output_buffer()?;
-        let view = {
-            let settings = lock(&self.settings);
-            View {
-                split_at: (settings.compare == Compare::Split).then_some(settings.compare_position),
-                labels: settings.compare_labels,
-            }
-        };
-        lock(&self.stream)
-            .copy_out(frame, input, kept, view, buffer.make_mut())
-            .map_err(|error| self.bad_frame(&error))?;
+        let copied = lock(&self.stream).copy_out(frame, input, kept, buffer.make_mut());
+        copied.map_err(|error| self.bad_frame(&error))?;
         count(&self.counters.frames_out);
         Ok(buffer)
     }
@@ -276,13 +269,8 @@ impl OsddDeblur {
             return Ok(buffer);
         }
         let mut copy = self.output_buffer()?;
-        let stream = lock(&self.stream);
-        let converter = stream.converter.as_ref().ok_or(gst::FlowError::NotNegotiated)?;
-        let output = copy.make_mut();
-        Metadata::of(&buffer)
-            .and_then(|metadata| metadata.copy_to(output))
-            .and_then(|()| converter.copy(&buffer, output))
-            .map_err(|error| self.bad_frame(&error))?;
+        let copied = lock(&self.stream).copy_across(&buffer, copy.make_mut());
+        copied.map_err(|error| self.bad_frame(&error))?;
         Ok(copy)
     }
 
@@ -290,9 +278,13 @@ impl OsddDeblur {
         if let Some(pool) = self.obj().buffer_pool() {
             // BaseTransform does this only for the output that it makes itself. An active pool stays as it
             // is.
-            if let Err(error) = pool.set_active(true) {
-                gst::warning!(CAT, imp = self, "the output's pool does not start: {error}");
-            }
+            pool.set_active(true).map_err(|error| {
+                self.fail(gst::error_msg!(
+                    gst::ResourceError::Settings,
+                    ("The buffer pool of the element after osdddeblur does not start."),
+                    ["{error}"]
+                ))
+            })?;
             return pool.acquire_buffer(None);
         }
         let size = lock(&self.stream)
@@ -303,13 +295,23 @@ impl OsddDeblur {
             .map_err(|error| self.bad_frame(&error))
     }
 
+    /// Sends a frame. BaseTransform does not send any: it would mark whatever leaves next as the first after a gap, where
+    /// the frame that it means has just come in.
+    pub(super) fn push(&self, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
+        let end = buffer
+            .pts()
+            .map(|pts| pts.saturating_add(buffer.duration().unwrap_or(gst::ClockTime::ZERO)));
+        *lock(&self.position) = end;
+        self.obj().src_pad().push(buffer)
+    }
+
     /// Sends everything that is under way. Only for the streaming thread.
     pub(super) fn drain(&self) -> Result<(), gst::FlowError> {
         let drained = loop {
             match self.next_output(Wait::ForAll) {
                 Ok(None) => break Ok(()),
                 Ok(Some(output)) => {
-                    if let Err(error) = self.obj().src_pad().push(output) {
+                    if let Err(error) = self.push(output) {
                         break Err(error);
                     }
                 }
@@ -327,7 +329,16 @@ impl OsddDeblur {
         if let Some(engine) = lock(&self.engine).as_ref() {
             engine.flush();
         }
-        lock(&self.stream).pending.clear();
+        let discarded = std::mem::take(&mut lock(&self.stream).pending);
+        // Upstream will not send these again.
+        for pending in discarded {
+            if let Pending::Event(event) = pending
+                && event.is_sticky()
+            {
+                let _ = self.obj().src_pad().store_sticky_event(&event);
+            }
+        }
+        *lock(&self.position) = None;
     }
 
     /// Wakes the streaming thread where it waits for the engine and keeps it from waiting again.

@@ -17,6 +17,7 @@ use super::{
     caps,
     convert::FrameConverter,
     error,
+    flow::MAX_PENDING,
     latency::Latency,
     lock,
     pending::{Pending, Stream},
@@ -35,6 +36,8 @@ pub struct OsddDeblur {
     /// There from start to stop.
     pub(super) engine: Mutex<Option<Arc<Engine>>>,
     pub(super) stream: Mutex<Stream>,
+    /// Where the latest frame that was sent ends, in time of the segment.
+    pub(super) position: Mutex<Option<gst::ClockTime>>,
     pub(super) flushing: AtomicBool,
     /// An error has been posted; nothing works before the next start.
     pub(super) failed: AtomicBool,
@@ -72,7 +75,9 @@ impl ObjectImpl for OsddDeblur {
             engine.set_strength(new.strength);
         }
         if (old.compare == Compare::SideBySide) != (new.compare == Compare::SideBySide) {
-            self.obj().reconfigure_src();
+            let obj = self.obj();
+            obj.reconfigure_src();
+            obj.reconfigure_sink();
         }
         gst::log!(CAT, imp = self, "{} = {value:?}", pspec.name());
     }
@@ -86,6 +91,40 @@ impl ObjectImpl for OsddDeblur {
 }
 
 impl GstObjectImpl for OsddDeblur {}
+
+impl OsddDeblur {
+    /// Whether an event can wait behind frames that are under way.
+    fn has_room(&self) -> bool {
+        (1..MAX_PENDING).contains(&lock(&self.stream).pending.len())
+    }
+
+    /// Where the latest frame that was sent ends, in stream time.
+    fn stream_position(&self) -> Option<gst::ClockTime> {
+        let sent = (*lock(&self.position))?;
+        let segment = self.obj().segment();
+        let segment = segment.downcast_ref::<gst::ClockTime>()?;
+        segment.to_stream_time(segment.stop().map_or(sent, |stop| sent.min(stop)))
+    }
+
+    /// A click as upstream sees it: beside the output the input is shown, and both are the same picture.
+    fn on_input(&self, event: gst::Event) -> gst::Event {
+        let width = self.obj().sink_pad().current_caps();
+        let width = width.and_then(|caps| caps.structure(0)?.get::<i32>("width").ok());
+        let (Some(structure), Some(width)) = (event.structure(), width) else {
+            return event;
+        };
+        match structure.get::<f64>("pointer_x") {
+            Ok(x) if lock(&self.settings).compare == Compare::SideBySide && x >= f64::from(width) => {
+                let mut moved = structure.to_owned();
+                moved.set("pointer_x", x - f64::from(width));
+                gst::event::Navigation::builder(moved)
+                    .seqnum(event.seqnum())
+                    .build()
+            }
+            _ => event,
+        }
+    }
+}
 
 impl ElementImpl for OsddDeblur {
     fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
@@ -148,6 +187,7 @@ impl BaseTransformImpl for OsddDeblur {
 
         *lock(&self.engine) = Some(Arc::new(engine));
         *lock(&self.stream) = Stream::default();
+        *lock(&self.position) = None;
         self.latency.reset();
         self.qos.reset();
         self.counters.reset();
@@ -209,6 +249,11 @@ impl BaseTransformImpl for OsddDeblur {
         }
         lock(&self.stream).set_converter(converter, src_info.width() != sink_info.width());
         gst::debug!(CAT, imp = self, "caps {incaps} to {outcaps}");
+        // An application that ignores latency messages never asks.
+        let mut upstream = gst::query::Latency::new();
+        if self.obj().sink_pad().peer_query(&mut upstream) {
+            self.latency.set_live(upstream.result().0);
+        }
         if self.latency.set_frame_rate(sink_info.fps()) {
             self.post(gst::message::Latency::builder().src(&*self.obj()).build());
         }
@@ -226,6 +271,13 @@ impl BaseTransformImpl for OsddDeblur {
     ) -> Result<(), gst::LoggableError> {
         self.parent_propose_allocation(decide_query, query)?;
         query.add_allocation_meta::<gst_video::VideoMeta>(None);
+        // Frames that pass are upstream's own buffers, so its pool needs those that downstream keeps.
+        let kept = decide_query.and_then(|decided| decided.allocation_pools().next());
+        if let Some((_, size, min, _)) = kept
+            && min > 0
+        {
+            query.add_allocation_pool(None::<&gst::BufferPool>, size, min, 0);
+        }
         Ok(())
     }
 
@@ -274,22 +326,19 @@ impl BaseTransformImpl for OsddDeblur {
             }
             // `set_caps` drains, if the caps are others.
             EventView::Caps(_) => self.parent_sink_event(event),
-            // Cheap ones keep their place in the queue, so that a stream full of tags is not slowed down.
-            EventView::Tag(_) | EventView::Toc(_) | EventView::CustomDownstream(_) => {
-                let mut stream = lock(&self.stream);
-                if !stream.pending.is_empty() {
-                    stream.pending.push_back(Pending::Event(event));
-                    return true;
-                }
-                drop(stream);
-                self.parent_sink_event(event)
+            // They keep their place in the queue, so that a stream full of tags is not slowed down.
+            EventView::Tag(_) | EventView::Toc(_) if self.has_room() => {
+                lock(&self.stream).pending.push_back(Pending::Event(event));
+                true
             }
             _ if event.is_serialized() => {
                 if let Err(error) = self.drain() {
                     gst::debug!(CAT, imp = self, "draining before {:?}: {error}", event.type_());
                 }
-                if event.type_() == gst::EventType::Eos {
-                    self.post_stats(StatsMessage::Last);
+                match event.type_() {
+                    gst::EventType::Eos => self.post_stats(StatsMessage::Last),
+                    gst::EventType::Segment => *lock(&self.position) = None,
+                    _ => {}
                 }
                 self.parent_sink_event(event)
             }
@@ -298,14 +347,26 @@ impl BaseTransformImpl for OsddDeblur {
     }
 
     fn src_event(&self, event: gst::Event) -> bool {
-        if let gst::EventView::Qos(qos) = event.view() {
-            let (_, proportion, diff, timestamp) = qos.get();
-            self.qos.update(proportion, diff, timestamp);
+        match event.view() {
+            gst::EventView::Qos(qos) => {
+                let (_, proportion, diff, timestamp) = qos.get();
+                self.qos.update(proportion, diff, timestamp);
+                self.parent_src_event(event)
+            }
+            gst::EventView::Navigation(_) => self.parent_src_event(self.on_input(event)),
+            _ => self.parent_src_event(event),
         }
-        self.parent_src_event(event)
     }
 
     fn query(&self, direction: gst::PadDirection, query: &mut gst::QueryRef) -> bool {
+        // What is serialized comes after the frames before it; an allocation concerns none of them.
+        if direction == gst::PadDirection::Sink
+            && query.is_serialized()
+            && query.type_() != gst::QueryType::Allocation
+            && let Err(error) = self.drain()
+        {
+            gst::debug!(CAT, imp = self, "draining for a query: {error}");
+        }
         match (direction, query.view_mut()) {
             (gst::PadDirection::Src, gst::QueryViewMut::Latency(latency)) => {
                 if !self.obj().sink_pad().peer_query(latency) {
@@ -313,7 +374,7 @@ impl BaseTransformImpl for OsddDeblur {
                 }
                 let (live, min, max) = latency.result();
                 self.latency.set_live(live);
-                let added = self.latency.added(lock(&self.settings).depth);
+                let added = self.latency.added(self.depth());
                 gst::debug!(CAT, imp = self, "latency: live {live}, min {min} + {added}");
                 latency.set(
                     live,
@@ -322,11 +383,14 @@ impl BaseTransformImpl for OsddDeblur {
                 );
                 true
             }
-            (gst::PadDirection::Sink, gst::QueryViewMut::Drain(_)) => {
-                if let Err(error) = self.drain() {
-                    gst::debug!(CAT, imp = self, "draining for a query: {error}");
+            (_, gst::QueryViewMut::Position(position)) if position.format() == gst::Format::Time => {
+                match self.stream_position() {
+                    Some(time) => {
+                        position.set(time);
+                        true
+                    }
+                    None => BaseTransformImplExt::parent_query(self, direction, query),
                 }
-                BaseTransformImplExt::parent_query(self, direction, query)
             }
             _ => BaseTransformImplExt::parent_query(self, direction, query),
         }
@@ -339,16 +403,17 @@ impl BaseTransformImpl for OsddDeblur {
     ) -> Result<gst::FlowSuccess, gst::FlowError> {
         // Negotiates, and drops late frames where the user has switched on `qos`.
         let submitted = self.parent_submit_input_buffer(is_discont, inbuf)?;
-        if let Some(input) = self.take_queued_buffer() {
-            self.accept(input)?;
+        match self.take_queued_buffer() {
+            Some(input) => self.accept(input)?,
+            None => self.mark_next(),
         }
         Ok(submitted)
     }
 
     fn generate_output(&self) -> Result<GenerateOutputSuccess, gst::FlowError> {
-        Ok(match self.next_output(self.patience())? {
-            Some(output) => GenerateOutputSuccess::Buffer(output),
-            None => GenerateOutputSuccess::NoOutput,
-        })
+        while let Some(output) = self.next_output(self.patience())? {
+            self.push(output)?;
+        }
+        Ok(GenerateOutputSuccess::NoOutput)
     }
 }

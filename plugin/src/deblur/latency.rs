@@ -1,4 +1,4 @@
-//! How much the element delays a stream: `depth` frames, and the time that a frame takes.
+//! How much the element delays a stream: the frames that it waits for, and the time that a frame takes.
 
 use std::{
     sync::Mutex,
@@ -16,8 +16,10 @@ const MESSAGE_INTERVAL: Duration = Duration::from_secs(1);
 /// What latency queries need. They are answered from here at once, whatever the engine does.
 pub(crate) struct Latency {
     frame_rate: Mutex<gst::Fraction>,
-    /// Moving average of the time per frame; 0 before the first.
-    mean_ns: AtomicU64,
+    /// Moving average of the engine's time per frame; 0 before the first.
+    engine_ns: AtomicU64,
+    /// The same of conversions there and back, on the streaming thread.
+    conversion_ns: AtomicU64,
     frames: AtomicU64,
     /// What upstream said in the latest query.
     live: AtomicBool,
@@ -38,7 +40,7 @@ impl Overrun {
     }
 }
 
-/// The time per frame that the latest latency message stood for.
+/// What the latest latency message stood for.
 #[derive(Default)]
 struct Announced {
     mean_ns: u64,
@@ -49,7 +51,8 @@ impl Default for Latency {
     fn default() -> Self {
         Self {
             frame_rate: Mutex::new(gst::Fraction::new(0, 1)),
-            mean_ns: AtomicU64::new(0),
+            engine_ns: AtomicU64::new(0),
+            conversion_ns: AtomicU64::new(0),
             frames: AtomicU64::new(0),
             live: AtomicBool::new(false),
             announced: Mutex::default(),
@@ -58,10 +61,12 @@ impl Default for Latency {
 }
 
 impl Latency {
-    /// Forgets what was measured.
+    /// Forgets what was measured, and what upstream is.
     pub fn reset(&self) {
         self.set_frame_rate(gst::Fraction::new(0, 1));
-        self.mean_ns.store(0, Ordering::Relaxed);
+        self.set_live(false);
+        self.engine_ns.store(0, Ordering::Relaxed);
+        self.conversion_ns.store(0, Ordering::Relaxed);
         self.frames.store(0, Ordering::Relaxed);
         *lock(&self.announced) = Announced::default();
     }
@@ -71,10 +76,29 @@ impl Latency {
         std::mem::replace(&mut *lock(&self.frame_rate), frame_rate) != frame_rate
     }
 
-    /// What the element adds to the latency of its upstream.
+    /// What the element adds to the latency of its upstream, with `depth` frames in flight: a frame leaves with the one that
+    /// comes `depth - 1` later, after its own time. Where the model is too slow, the one that finds it done may come a frame
+    /// later than that.
     pub fn added(&self, depth: i32) -> gst::ClockTime {
-        let mean = gst::ClockTime::from_nseconds(self.mean_ns.load(Ordering::Relaxed));
-        frames(*lock(&self.frame_rate), depth).saturating_add(mean)
+        let waited_for = (depth - 1).max(i32::from(self.overrun(depth).is_some()));
+        frames(*lock(&self.frame_rate), waited_for).saturating_add(self.taken(1))
+    }
+
+    /// The mean time of a frame: what it takes from in to out, or, where `depth` lets the engine and the streaming thread
+    /// work at the same time, until the next frame can be taken.
+    fn taken(&self, depth: i32) -> gst::ClockTime {
+        let engine = gst::ClockTime::from_nseconds(self.engine_ns.load(Ordering::Relaxed));
+        let conversion = gst::ClockTime::from_nseconds(self.conversion_ns.load(Ordering::Relaxed));
+        if depth > 1 {
+            engine.max(conversion)
+        } else {
+            engine.saturating_add(conversion)
+        }
+    }
+
+    /// Whether frames of a live source come when they please, so that no next frame can be counted on.
+    pub fn is_unsteady(&self) -> bool {
+        self.is_live() && lock(&self.frame_rate).numer() == 0
     }
 
     pub fn set_live(&self, live: bool) {
@@ -90,23 +114,29 @@ impl Latency {
         self.frames.load(Ordering::Relaxed)
     }
 
-    /// Whether the model is too slow for the frame rate; not where either is unknown.
-    pub fn overrun(&self) -> Option<Overrun> {
-        let taken = gst::ClockTime::from_nseconds(self.mean_ns.load(Ordering::Relaxed));
+    /// Whether the model is too slow for the frame rate with `depth` frames in flight; not where either is unknown.
+    pub fn overrun(&self, depth: i32) -> Option<Overrun> {
+        let taken = self.taken(depth);
         let available = frames(*lock(&self.frame_rate), 1);
         (!available.is_zero() && taken > available).then_some(Overrun { taken, available })
     }
 
-    /// Takes the time of one frame into account; true when a latency message is due.
-    pub fn measured(&self, time: Duration, now: Instant) -> bool {
-        let time_ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let mean_ns = match self.mean_ns.load(Ordering::Relaxed) {
-            0 => time_ns,
-            mean_ns => mean_ns - mean_ns / 8 + time_ns / 8,
-        };
-        self.mean_ns.store(mean_ns, Ordering::Relaxed);
-        self.frames.fetch_add(1, Ordering::Relaxed);
+    /// Takes the times of one frame into account, the engine's and that of its conversions; true when a latency message is
+    /// due.
+    pub fn measured(&self, engine: Duration, conversion: Duration, now: Instant) -> bool {
+        let first = self.frames.fetch_add(1, Ordering::Relaxed) == 0;
+        for (mean, time) in [(&self.engine_ns, engine), (&self.conversion_ns, conversion)] {
+            let time_ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+            let mean_ns = mean.load(Ordering::Relaxed);
+            let moved = if first {
+                time_ns
+            } else {
+                mean_ns - mean_ns / 8 + time_ns / 8
+            };
+            mean.store(moved, Ordering::Relaxed);
+        }
 
+        let mean_ns = self.taken(1).nseconds();
         let mut announced = lock(&self.announced);
         let changed = mean_ns.abs_diff(announced.mean_ns) > announced.mean_ns / 4;
         let rested = announced
@@ -161,32 +191,29 @@ mod tests {
     fn messages_follow_large_changes_at_most_once_a_second() {
         let latency = Latency::default();
         let start = Instant::now();
-        let at = |ms| start + Duration::from_millis(ms);
-        assert!(
-            latency.measured(Duration::from_millis(100), at(0)),
-            "the first measurement is news"
-        );
-        assert!(
-            !latency.measured(Duration::from_millis(110), at(2000)),
-            "one per cent is not"
-        );
-        assert!(latency.measured(Duration::from_millis(1000), at(3000)));
-        assert!(
-            !latency.measured(Duration::from_millis(9000), at(3500)),
-            "too soon after the last"
-        );
-        assert!(latency.measured(Duration::from_millis(1000), at(4000)));
+        let measured = |took_ms, at_ms| {
+            let now = start + Duration::from_millis(at_ms);
+            latency.measured(Duration::from_millis(took_ms), Duration::ZERO, now)
+        };
+        assert!(measured(100, 0), "the first measurement is news");
+        assert!(!measured(110, 2000), "one per cent is not");
+        assert!(measured(1000, 3000));
+        assert!(!measured(9000, 3500), "too soon after the last");
+        assert!(measured(1000, 4000));
     }
 
     #[test]
     fn too_slow_is_more_than_the_frame_rate_leaves() {
         let latency = Latency::default();
-        latency.measured(Duration::from_millis(100), Instant::now());
-        assert_eq!(latency.overrun(), None, "the frame rate is unknown");
+        let ms = Duration::from_millis;
+        latency.measured(ms(100), ms(20), Instant::now());
+        assert_eq!(latency.overrun(2), None, "the frame rate is unknown");
         latency.set_frame_rate(gst::Fraction::new(10, 1));
-        assert_eq!(latency.overrun(), None, "just in time");
+        assert_eq!(latency.overrun(2), None, "just in time");
+        let alone = latency.overrun(1).expect("conversions wait for the engine");
+        assert_eq!(alone.taken.mseconds(), 120);
         latency.set_frame_rate(gst::Fraction::new(25, 1));
-        let overrun = latency.overrun().expect("too slow");
+        let overrun = latency.overrun(2).expect("too slow");
         assert_eq!(
             (overrun.taken.mseconds(), overrun.available.mseconds()),
             (100, 40)
@@ -195,12 +222,17 @@ mod tests {
     }
 
     #[test]
-    fn added_is_depth_frames_and_the_measured_time() {
+    fn added_are_the_frames_waited_for_and_the_measured_time() {
         let latency = Latency::default();
+        let ms = Duration::from_millis;
         latency.set_frame_rate(gst::Fraction::new(25, 1));
-        assert_eq!(latency.added(2).mseconds(), 80);
-        latency.measured(Duration::from_millis(30), Instant::now());
-        assert_eq!(latency.added(2).mseconds(), 110);
+        assert_eq!(latency.added(1), gst::ClockTime::ZERO);
+        assert_eq!(latency.added(3).mseconds(), 80);
+        latency.measured(ms(30), ms(5), Instant::now());
+        assert_eq!(latency.added(1).mseconds(), 35);
+        assert_eq!(latency.added(2).mseconds(), 75);
+        latency.set_frame_rate(gst::Fraction::new(100, 1));
+        assert_eq!(latency.added(1).mseconds(), 45, "too slow, a frame more");
         latency.reset();
         assert_eq!(latency.added(2), gst::ClockTime::ZERO);
     }

@@ -3,7 +3,6 @@
 //! Downstream's QoS events are not enough: a sink that does not synchronise sends none, and a camera whose frames wait
 //! for the model loses frames where nobody counts them.
 
-use gst_base::{prelude::*, subclass::prelude::*};
 use osdd::engine::Engine;
 
 use super::flow::Wait;
@@ -14,11 +13,19 @@ use super::qos::Late;
 use super::settings::LatePolicy;
 
 impl OsddDeblur {
+    /// Frames in flight; what is set while the engine runs counts from its next start.
+    pub(super) fn depth(&self) -> i32 {
+        let engine = lock(&self.engine).as_ref().map(|engine| engine.depth());
+        engine
+            .and_then(|depth| i32::try_from(depth).ok())
+            .unwrap_or_else(|| lock(&self.settings).depth)
+    }
+
     /// Whether frames may not wait for the model: the source is live, the user lets late frames go, and the model is too
     /// slow for the frame rate.
     fn hurried(&self, policy: LatePolicy) -> Option<Overrun> {
         (policy != LatePolicy::Process && self.latency.is_live())
-            .then(|| self.latency.overrun())
+            .then(|| self.latency.overrun(self.depth()))
             .flatten()
     }
 
@@ -27,6 +34,7 @@ impl OsddDeblur {
         let policy = lock(&self.settings).late_policy;
         match self.hurried(policy) {
             Some(_) => Wait::No,
+            None if self.latency.is_unsteady() => Wait::ForAll,
             None => Wait::ForRoom,
         }
     }
@@ -43,7 +51,7 @@ impl OsddDeblur {
             return Ok(None);
         };
         while let Some(output) = self.next_output(Wait::No)? {
-            self.obj().src_pad().push(output)?;
+            self.push(output)?;
         }
         Ok((engine.in_flight() > 0).then(|| Late {
             running_time,

@@ -1,11 +1,21 @@
 //! What waits for its turn to leave: frames in the engine, frames that pass, and events between them.
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
 
+use gst::MetaAPI;
+use gst::buffer::BufferMetaForeachAction;
+
+use gst_video::video_meta::tags;
 use osdd::compare;
 use osdd::frame::Frame;
 
-use super::{convert::FrameConverter, fields};
+use super::{
+    convert::FrameConverter,
+    fields,
+    settings::{Compare, Settings},
+};
 
 /// Everything of a buffer but its memory, for the output that is made from it.
 ///
@@ -34,6 +44,25 @@ impl Metadata {
         Ok(Self(kept))
     }
 
+    /// Leaves out what describes the size or the direction of a picture that is to become the left half of a wider one.
+    /// Regions of interest lie in it as they did.
+    pub fn forget_whole_picture(&mut self) {
+        let regions = gst_video::VideoRegionOfInterestMeta::meta_api();
+        self.0.make_mut().foreach_meta_mut(|meta| {
+            let tagged = meta.has_tag::<tags::Size>() || meta.has_tag::<tags::Orientation>();
+            ControlFlow::Continue(if tagged && meta.api() != regions {
+                BufferMetaForeachAction::Remove
+            } else {
+                BufferMetaForeachAction::Keep
+            })
+        });
+    }
+
+    /// What the model has worked on is no filler.
+    pub fn unset_gap(&mut self) {
+        self.0.make_mut().unset_flags(gst::BufferFlags::GAP);
+    }
+
     /// Marks the buffer as the first after a gap.
     pub fn set_discont(&mut self) {
         self.0.make_mut().set_flags(gst::BufferFlags::DISCONT);
@@ -52,6 +81,10 @@ impl Metadata {
 /// What is kept of a frame while the model works on it.
 pub(crate) struct Kept {
     pub metadata: Metadata,
+    /// What it is to look like.
+    pub view: View,
+    /// The time that it took to convert it for the model.
+    pub converted_in: Duration,
     /// Its samples, where the converter wants them.
     pub original: Option<Vec<u8>>,
     /// The model got its fields apart.
@@ -78,6 +111,15 @@ pub(crate) struct View {
     pub labels: bool,
 }
 
+impl View {
+    pub fn of(settings: &Settings) -> Self {
+        Self {
+            split_at: (settings.compare == Compare::Split).then_some(settings.compare_position),
+            labels: settings.compare_labels,
+        }
+    }
+}
+
 /// What the streaming thread works with. No other thread takes its lock while data flows.
 #[derive(Default)]
 pub(crate) struct Stream {
@@ -99,7 +141,8 @@ impl Stream {
     /// # Errors
     ///
     /// There are no caps yet, or the buffer does not fit them.
-    pub fn copy_in(&mut self, input: &gst::BufferRef) -> Result<(Frame, Kept), glib::BoolError> {
+    pub fn copy_in(&mut self, input: &gst::BufferRef, view: View) -> Result<(Frame, Kept), glib::BoolError> {
+        let start = Instant::now();
         let (first, second) = (self.take_spare(), self.take_spare());
         let converter = self
             .converter
@@ -113,6 +156,10 @@ impl Stream {
             self.keep_spare(std::mem::replace(&mut frame, apart).data);
         }
         let mut metadata = Metadata::of(input)?;
+        metadata.unset_gap();
+        if self.wide {
+            metadata.forget_whole_picture();
+        }
         if std::mem::take(&mut self.discont) {
             metadata.set_discont();
         }
@@ -120,10 +167,47 @@ impl Stream {
             frame,
             Kept {
                 metadata,
+                view,
+                converted_in: start.elapsed(),
                 original,
                 fields,
             },
         ))
+    }
+
+    /// Lets a frame leave as it came, in its turn.
+    ///
+    /// # Errors
+    ///
+    /// There are no caps yet, or the buffer does not fit them.
+    pub fn pass(&mut self, mut input: gst::Buffer, view: View) -> Result<(), glib::BoolError> {
+        let passed = if self.wide || view.split_at.is_some() {
+            let (frame, kept) = self.copy_in(&input, view)?;
+            Pending::Compared { frame, kept }
+        } else {
+            if !self.pending.is_empty() {
+                // While it waits, upstream's pool may need the original: see `Metadata`.
+                input = input.copy_deep()?;
+            }
+            if std::mem::take(&mut self.discont) {
+                input.make_mut().set_flags(gst::BufferFlags::DISCONT);
+            }
+            Pending::Untouched(input)
+        };
+        self.pending.push_back(passed);
+        Ok(())
+    }
+
+    /// Copies a frame that leaves as it came into a buffer with another layout.
+    ///
+    /// # Errors
+    ///
+    /// One of the buffers does not fit the caps, or a meta cannot be copied.
+    pub fn copy_across(&self, from: &gst::BufferRef, to: &mut gst::BufferRef) -> Result<(), glib::BoolError> {
+        let converter = self.converter.as_ref();
+        let converter = converter.ok_or_else(|| glib::bool_error!("a frame before its caps"))?;
+        Metadata::of(from)?.copy_to(to)?;
+        converter.copy(from, to)
     }
 
     /// Makes the output of a frame of which the engine was given `input`.
@@ -136,7 +220,6 @@ impl Stream {
         mut frame: Frame,
         mut input: Frame,
         kept: Kept,
-        view: View,
         output: &mut gst::BufferRef,
     ) -> Result<(), glib::BoolError> {
         if kept.fields {
@@ -151,10 +234,11 @@ impl Stream {
             self.keep_spare(std::mem::replace(&mut frame, both).data);
             Some(border)
         } else {
-            view.split_at
+            kept.view
+                .split_at
                 .map(|position| compare::split(&mut frame, &input, position))
         };
-        if let (Some(border), true) = (border, view.labels) {
+        if let (Some(border), true) = (border, kept.view.labels) {
             compare::label(&mut frame, border);
         }
         kept.metadata.copy_to(output)?;

@@ -70,7 +70,7 @@ impl OsddDeblur {
 
     /// Warns of a model that is too slow where somebody waits for it: a live source, or a sink that says it is behind.
     pub(super) fn warn_if_slow(&self) {
-        let Some(overrun) = self.latency.overrun() else {
+        let Some(overrun) = self.latency.overrun(self.depth()) else {
             return;
         };
         let waited_for = self.latency.is_live() || self.qos.is_behind();
