@@ -2,6 +2,7 @@
 //! model or an error, never a panic. `PROPTEST_CASES` sets the number of cases.
 
 use std::path::Path;
+use std::sync::LazyLock;
 
 use osdd::config::ModelConfig;
 use osdd::engine::{Device, Engine, EngineConfig};
@@ -13,8 +14,8 @@ use serde_json::Value;
 
 const CONFIG: &str = include_str!("fixtures/small_model.json");
 
-/// The files of a good model.
-fn good() -> (tempfile::TempDir, Vec<u8>) {
+/// The weights of a good model, as its file has them.
+static GOOD: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let config = ModelConfig::from_json(CONFIG, "small_model").expect("a configuration");
     let shapes = osdd::model::parameter_shapes(&config).expect("shapes");
     let random = |(name, shape): (String, Vec<i64>)| {
@@ -29,8 +30,15 @@ fn good() -> (tempfile::TempDir, Vec<u8>) {
     };
     let folder = tempfile::tempdir().expect("a temporary folder");
     weights.save(folder.path()).expect("saved");
-    let bytes = std::fs::read(folder.path().join("model.safetensors")).expect("read");
-    (folder, bytes)
+    std::fs::read(folder.path().join("model.safetensors")).expect("read")
+});
+
+/// A folder with this configuration and these weights.
+fn folder(config: &str, weights: &[u8]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(folder.path().join("config.json"), config).expect("written");
+    std::fs::write(folder.path().join("model.safetensors"), weights).expect("written");
+    folder
 }
 
 /// A model that loads must also run, or say why not.
@@ -96,7 +104,7 @@ proptest! {
 
     #[test]
     fn weight_files_of_any_bytes(changes in proptest::collection::vec(change(), 1..4)) {
-        let (folder, mut bytes) = good();
+        let mut bytes = GOOD.clone();
         for change in changes {
             let length = bytes.len().max(1);
             match change {
@@ -109,21 +117,18 @@ proptest! {
                 Change::Append(more) => bytes.extend(more),
             }
         }
-        std::fs::write(folder.path().join("model.safetensors"), bytes).expect("written");
-        load_and_run(folder.path());
+        load_and_run(folder(CONFIG, &bytes).path());
     }
 
     #[test]
     fn configurations_of_any_values(changes in proptest::collection::vec((any::<prop::sample::Index>(), json_value()), 1..3)) {
-        let (folder, _) = good();
         let mut config = serde_json::from_str::<Value>(CONFIG).expect("JSON");
         for (which, value) in changes {
             let mut leaves = leaves(&mut config);
             let index = which.index(leaves.len());
             *leaves[index] = value;
         }
-        std::fs::write(folder.path().join("config.json"), config.to_string()).expect("written");
-        load_and_run(folder.path());
+        load_and_run(folder(&config.to_string(), &GOOD).path());
     }
 
     #[test]
