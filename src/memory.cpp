@@ -43,6 +43,17 @@ class CachingAllocator final : public c10::Allocator {
     peak_ = used_;
   }
 
+  // Bytes in use, from which on the peak is watched.
+  size_t watch() {
+    std::lock_guard<std::mutex> alone(mutex_);
+    return watched_peak_ = used_;
+  }
+
+  size_t watched_peak() {
+    std::lock_guard<std::mutex> alone(mutex_);
+    return watched_peak_;
+  }
+
  private:
   void* take(size_t size) {
     std::lock_guard<std::mutex> alone(mutex_);
@@ -69,6 +80,7 @@ class CachingAllocator final : public c10::Allocator {
     }
     used_ += size;
     peak_ = std::max(peak_, used_);
+    watched_peak_ = std::max(watched_peak_, used_);
     shrink(2 * peak_ - used_);
     return data;
   }
@@ -142,6 +154,7 @@ class CachingAllocator final : public c10::Allocator {
   size_t kept_bytes_ = 0;
   size_t used_ = 0;
   size_t peak_ = 0;
+  size_t watched_peak_ = 0;
 };
 
 // Never destroyed: tensors may be freed until the very end of the process.
@@ -161,3 +174,7 @@ void CachingAllocator::give(void* data) noexcept {
 extern "C" void osdd_cache_cpu_memory() { c10::SetAllocator(c10::DeviceType::CPU, &allocator(), 1); }
 
 extern "C" void osdd_release_cpu_memory() { allocator().release(); }
+
+extern "C" size_t osdd_watch_cpu_memory() { return allocator().watch(); }
+
+extern "C" size_t osdd_watched_cpu_memory() { return allocator().watched_peak(); }

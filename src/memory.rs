@@ -27,6 +27,31 @@ pub(crate) fn release() {
     }
 }
 
+/// What `work` gives, and how many more bytes of tensors there were at a time than before; other threads' count too. `None` where
+/// nobody counts, see [`keep_freed`].
+pub(crate) fn peak<T>(work: impl FnOnce() -> T) -> (T, Option<u64>) {
+    #[cfg(osdd_allocator)]
+    {
+        // SAFETY: both take no arguments, and lock what they read.
+        let before = unsafe { osdd_watch_cpu_memory() };
+        let result = work();
+        let most = unsafe { osdd_watched_cpu_memory() };
+        (result, Some(most.saturating_sub(before) as u64))
+    }
+    #[cfg(not(osdd_allocator))]
+    (work(), None)
+}
+
+/// Bytes that this process can still use without others being put on the disk or ended: what the system has free, or its control
+/// group if that is less. `None` where the system does not tell.
+pub(crate) fn available() -> Option<u64> {
+    let mut system = sysinfo::System::new();
+    system.refresh_memory();
+    let group = system.cgroup_limits().map(|limits| limits.free_memory);
+    let free = system.available_memory().min(group.unwrap_or(u64::MAX));
+    (free > 0).then_some(free)
+}
+
 /// Gives back what is kept when it is dropped.
 pub(crate) struct ReleasedAtEnd;
 
@@ -40,4 +65,6 @@ impl Drop for ReleasedAtEnd {
 unsafe extern "C" {
     fn osdd_cache_cpu_memory();
     fn osdd_release_cpu_memory();
+    fn osdd_watch_cpu_memory() -> usize;
+    fn osdd_watched_cpu_memory() -> usize;
 }

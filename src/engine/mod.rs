@@ -20,6 +20,7 @@
     reason = "a frame that is not taken goes back to the caller, in the error"
 )]
 
+mod budget;
 mod config;
 mod flight;
 mod pass;
@@ -60,7 +61,7 @@ pub struct EngineInfo {
     pub model: String,
     pub device: Device,
     pub precision: Precision,
-    /// Largest side of a tile in pixels; 0 is the whole frame.
+    /// Largest side of a tile in pixels; 0 is the whole frame. Where memory is short, tiles are smaller.
     pub tile_size: usize,
 }
 

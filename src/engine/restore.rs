@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::budget::Budget;
 use super::pass::Forward;
 use super::pixels::{from_tensor, to_tensor};
 use super::tiled::TiledPass;
@@ -26,6 +27,24 @@ pub(super) struct Restorer {
     fused: bool,
 }
 
+/// The model as it is at present; it shares the weights' memory.
+fn forward(weights: &Merged, config: &ModelConfig) -> Result<Forward> {
+    let model = OsddModel::new(&Params::new(weights.tensors()), config)?;
+    Ok(Box::new(move |tiles| model.forward(tiles)))
+}
+
+/// Works where the model's layers find the threads that they bring, or here.
+fn with_threads<T: Send>(fused: bool, work: impl FnOnce() -> T + Send) -> T {
+    match fused {
+        true => on_own_threads(|| {
+            // Threads do not take this over from each other.
+            let _no_grad = tch::no_grad_guard();
+            work()
+        }),
+        false => work(),
+    }
+}
+
 /// A restored frame.
 pub(super) struct Restored {
     pub frame: Frame,
@@ -45,8 +64,9 @@ impl Restorer {
         let shared = shared_model(&config.model, torch_device, kind)?;
         let weights = shared.merged(config.gamma)?;
         // Says now, not with the first frame, whether the weights make a model.
-        OsddModel::new(&Params::new(weights.tensors()), shared.config())?;
+        let model = forward(&weights, shared.config())?;
         let fused = is_fused(shared.config(), torch_device, kind);
+        let budget = with_threads(fused, move || Budget::measure(&model, torch_device))?;
         Ok(Restorer {
             info: EngineInfo {
                 model: config.model.clone(),
@@ -56,7 +76,13 @@ impl Restorer {
             },
             config: shared.config().clone(),
             weights,
-            tiles: TiledPass::new(config, fused, shared.config().size_multiple(), torch_device),
+            tiles: TiledPass::new(
+                config,
+                fused,
+                shared.config().size_multiple(),
+                torch_device,
+                budget,
+            ),
             device: torch_device,
             fused,
         })
@@ -74,14 +100,7 @@ impl Restorer {
     /// # Errors
     /// Too little memory, or a failure of the device.
     pub fn restore(&mut self, frame: &Frame, gamma: f64, strength: f64) -> Result<Restored> {
-        match self.fused {
-            true => on_own_threads(|| {
-                // Threads do not take this over from each other.
-                let _no_grad = tch::no_grad_guard();
-                self.restore_here(frame, gamma, strength)
-            }),
-            false => self.restore_here(frame, gamma, strength),
-        }
+        with_threads(self.fused, || self.restore_here(frame, gamma, strength))
     }
 
     fn restore_here(&mut self, frame: &Frame, gamma: f64, strength: f64) -> Result<Restored> {
@@ -106,10 +125,7 @@ impl Restorer {
         times.upload = start.elapsed();
 
         let (weights, config) = (&self.weights, &self.config);
-        let model = || -> Result<Forward> {
-            let model = OsddModel::new(&Params::new(weights.tensors()), config)?;
-            Ok(Box::new(move |tiles| model.forward(tiles)))
-        };
+        let model = || forward(weights, config);
         let joined = self.tiles.run(&input, gamma, &model, &mut times)?;
 
         let blended = Instant::now();

@@ -4,14 +4,15 @@ use std::time::Instant;
 
 use tch::{Device, Kind, Tensor};
 
+use super::budget::Budget;
 use super::pass::{Forward, pass};
 use super::reuse::Reuse;
 use super::{EngineConfig, StageTimes};
-use crate::Result;
 use crate::memory;
 use crate::tile::{Tile, TileGrid, reflect};
+use crate::{Error, Result};
 
-/// Tiles that run together on a GPU where the caller leaves it open..
+/// Tiles that run together on a GPU where the caller leaves it open.
 const AUTO_BATCH_CUDA: usize = 4;
 
 /// Tiles that are made smaller for want of memory end here: below, what is left of them between their overlaps is little.
@@ -21,13 +22,42 @@ const TILE_UNIT: usize = 64;
 
 /// Cuts frames into tiles, runs them in batches and joins the results; remembers the geometry of the last size.
 pub(super) struct TiledPass {
-    tile_size: usize,
-    overlap: usize,
-    batch: usize,
+    cut: Cut,
     multiple: usize,
     device: Device,
     reuse_threshold: f64,
+    budget: Option<Budget>,
     plan: Option<Plan>,
+}
+
+/// How frames are cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Cut {
+    /// Largest side of a tile in pixels; 0 takes the whole frame.
+    tile_size: usize,
+    overlap: usize,
+    /// Tiles that run together.
+    batch: usize,
+}
+
+impl Cut {
+    /// What runs at a time made smaller: fewer tiles, then smaller ones. `None` where that would not help any more.
+    fn smaller(self, grid: &TileGrid, multiple: usize) -> Option<Self> {
+        let batch = self.batch.min(grid.len());
+        if batch > 1 {
+            return Some(Cut {
+                batch: batch / 2,
+                ..self
+            });
+        }
+        let largest = grid.tile_width().max(grid.tile_height());
+        let half = (largest / 2).next_multiple_of(multiple.max(TILE_UNIT));
+        (LEAST_TILE <= half && half < largest).then(|| Cut {
+            tile_size: half,
+            overlap: self.overlap.min(half / multiple / 2 * multiple),
+            batch,
+        })
+    }
 }
 
 /// A frame put together again.
@@ -44,6 +74,8 @@ pub(super) struct Joined {
 /// Everything that depends on a frame's size only.
 struct Plan {
     grid: TileGrid,
+    /// How this size is cut, for want of memory perhaps smaller than others.
+    cut: Cut,
     tiles: Vec<Tile>,
     forward: Forward,
     reuse: Option<Reuse>,
@@ -56,22 +88,30 @@ struct Plan {
 }
 
 impl TiledPass {
-    pub fn new(config: &EngineConfig, fused: bool, multiple: usize, device: Device) -> Self {
+    pub fn new(
+        config: &EngineConfig,
+        fused: bool,
+        multiple: usize,
+        device: Device,
+        budget: Option<Budget>,
+    ) -> Self {
         let auto = match device {
             Device::Cpu => 1,
             _ => AUTO_BATCH_CUDA,
         };
         TiledPass {
-            tile_size: config.resolved_tile_size(fused),
-            overlap: config.tile_overlap,
-            batch: if config.tile_batch == 0 {
-                auto
-            } else {
-                config.tile_batch
+            cut: Cut {
+                tile_size: config.resolved_tile_size(fused),
+                overlap: config.tile_overlap,
+                batch: match config.tile_batch {
+                    0 => auto,
+                    batch => batch,
+                },
             },
             multiple,
             device,
             reuse_threshold: config.reuse_threshold,
+            budget,
             plan: None,
         }
     }
@@ -89,7 +129,6 @@ impl TiledPass {
         times: &mut StageTimes,
     ) -> Result<Joined> {
         let (_, _, height, width) = image.size4()?;
-        let batch = self.batch;
         let plan = self.plan_for(width as usize, height as usize, model)?;
         let start = Instant::now();
         let mut padded = image.shallow_clone();
@@ -107,7 +146,7 @@ impl TiledPass {
         let mut finite = Vec::new();
         let joined = match reuse.as_ref().and_then(Reuse::frame) {
             Some(frame) if changed.is_empty() => frame.shallow_clone(),
-            _ => plan.join(&padded, &changed, batch, &mut finite, times)?,
+            _ => plan.join(&padded, &changed, &mut finite, times)?,
         };
         let failed = match finite.is_empty() {
             true => Vec::new(),
@@ -127,28 +166,23 @@ impl TiledPass {
         })
     }
 
-    /// Makes what runs at a time smaller, after memory has run out: fewer tiles, then smaller ones. False where that would not
-    /// help any more.
+    /// Makes what runs at a time smaller, after memory has run out. False where that would not help any more.
     pub fn shrink(&mut self) -> bool {
         let Some(plan) = self.plan.take() else {
             return false;
         };
-        let largest = plan.grid.tile_width().max(plan.grid.tile_height());
-        self.batch = self.batch.min(plan.tiles.len());
+        let smaller = plan.cut.smaller(&plan.grid, self.multiple);
         drop(plan);
         memory::release();
-        if self.batch > 1 {
-            self.batch /= 2;
-            tracing::warn!("memory has run out; from now on {} tiles at a time", self.batch);
-            return true;
-        }
-        let half = (largest / 2).next_multiple_of(self.multiple.max(TILE_UNIT));
-        if half < LEAST_TILE || half >= largest {
+        let Some(cut) = smaller else {
             return false;
-        }
-        self.tile_size = half;
-        self.overlap = self.overlap.min(half / self.multiple / 2 * self.multiple);
-        tracing::warn!("memory has run out; from now on tiles of at most {half} px");
+        };
+        tracing::warn!(
+            "memory has run out; from now on {} tiles of at most {} px at a time",
+            cut.batch,
+            cut.tile_size
+        );
+        self.cut = cut;
         true
     }
 
@@ -164,16 +198,46 @@ impl TiledPass {
             if self.plan.take().is_some() {
                 memory::release();
             }
-            let grid = TileGrid::new(width, height, self.tile_size, self.overlap, self.multiple)?;
+            let (grid, cut) = self.cut_for(width, height)?;
             let reuse = (self.reuse_threshold > 0.0).then(|| Reuse::new(self.reuse_threshold, grid.len()));
-            self.plan = Some(Plan::new(grid, model()?, reuse, self.device)?);
+            self.plan = Some(Plan::new(grid, cut, model()?, reuse, self.device)?);
         }
         Ok(self.plan.as_mut().expect("made above"))
+    }
+
+    /// Cuts a size so that it fits into the memory that is free.
+    fn cut_for(&self, width: usize, height: usize) -> Result<(TileGrid, Cut)> {
+        let mut cut = self.cut;
+        loop {
+            let grid = TileGrid::new(width, height, cut.tile_size, cut.overlap, self.multiple)?;
+            let tiles = grid.tile_width() * grid.tile_height() * cut.batch.min(grid.len());
+            let shortage = match &self.budget {
+                Some(budget) => budget.shortage(grid.padded_width() * grid.padded_height(), tiles),
+                None => None,
+            };
+            let Some((needed, available)) = shortage else {
+                if cut != self.cut {
+                    let (batch, size) = (cut.batch, cut.tile_size);
+                    tracing::warn!(
+                        "memory is short: frames of {width}x{height} go in {batch} tiles of at most {size} px at a time"
+                    );
+                }
+                return Ok((grid, cut));
+            };
+            cut = cut.smaller(&grid, self.multiple).ok_or_else(|| Error::NoMemory {
+                device: "cpu".into(),
+                reason: format!(
+                    "frames of {width}x{height} need about {} MB, and {} MB are free",
+                    needed.div_ceil(1 << 20),
+                    available >> 20
+                ),
+            })?;
+        }
     }
 }
 
 impl Plan {
-    fn new(grid: TileGrid, forward: Forward, reuse: Option<Reuse>, device: Device) -> Result<Self> {
+    fn new(grid: TileGrid, cut: Cut, forward: Forward, reuse: Option<Reuse>, device: Device) -> Result<Self> {
         let reflected = |len: usize, padded: usize| -> Result<Option<Tensor>> {
             let index: Vec<i64> = (0..padded).map(|i| reflect(i as isize, len) as i64).collect();
             Ok((len != padded)
@@ -194,6 +258,7 @@ impl Plan {
             reuse,
             rows: place(reflected(grid.height(), grid.padded_height())?)?,
             columns: place(reflected(grid.width(), grid.padded_width())?)?,
+            cut,
             row_windows: windows(grid.row_windows(), [1, 1, -1, 1])?,
             col_windows: windows(grid.col_windows(), [1, 1, 1, -1])?,
             grid,
@@ -206,12 +271,12 @@ impl Plan {
         &mut self,
         padded: &Tensor,
         changed: &[usize],
-        batch: usize,
         finite: &mut Vec<Tensor>,
         times: &mut StageTimes,
     ) -> Result<Tensor> {
         let Plan {
             tiles,
+            cut,
             reuse,
             forward,
             row_windows: rows,
@@ -233,7 +298,7 @@ impl Plan {
                 add(&joined, &tiles[i], reuse.output(i))?;
             }
         }
-        for group in changed.chunks(batch) {
+        for group in changed.chunks(cut.batch) {
             let pieces = group.iter().map(|&i| cut_out(padded, &tiles[i]));
             let pieces = match &pieces.collect::<Result<Vec<_>>>()?[..] {
                 // The model brings it into its own order in memory anyway.
@@ -285,7 +350,7 @@ mod tests {
             tile_batch: 3,
             ..EngineConfig::default()
         };
-        let mut pass = TiledPass::new(&config, true, 8, Device::Cpu);
+        let mut pass = TiledPass::new(&config, true, 8, Device::Cpu, None);
         for (width, height) in [(1, 1), (5, 200), (64, 64), (65, 130), (201, 77)] {
             let image = Tensor::rand([1, 3, height, width], (Kind::Float, Device::Cpu)) * 2.0 - 1.0;
             let image = crate::nn::channels_last(&image);
@@ -308,7 +373,7 @@ mod tests {
                 tile_batch: 2,
                 ..EngineConfig::default()
             };
-            let mut pass = TiledPass::new(&config, true, 8, Device::Cpu);
+            let mut pass = TiledPass::new(&config, true, 8, Device::Cpu, None);
             let image = Tensor::rand([1, 3, 64, width], (Kind::Float, Device::Cpu));
             // One value of the leftmost tiles, which are all -1 without it.
             let model = || -> Result<Forward> {
@@ -356,7 +421,7 @@ mod tests {
             reuse_threshold: 2.0,
             ..EngineConfig::default()
         };
-        let mut pass = TiledPass::new(&config, true, 8, Device::Cpu);
+        let mut pass = TiledPass::new(&config, true, 8, Device::Cpu, None);
         // Whatever is made anew gets darker and darker.
         let runs = std::sync::Arc::new(std::sync::atomic::AtomicI32::new(0));
         let mut run = |image: &Tensor, gamma: f64| {
@@ -392,5 +457,31 @@ mod tests {
             assert_eq!(run(&moved, 0.5).0, 0);
         }
         assert_eq!(run(&moved, 0.5).0, 3, "nothing is shown for ever");
+    }
+
+    #[test]
+    fn frames_are_cut_smaller_where_memory_is_short() {
+        let config = EngineConfig {
+            tile_size: Some(0),
+            tile_overlap: 16,
+            tile_batch: 8,
+            ..EngineConfig::default()
+        };
+        let cut = |per_pixel: f64, available: fn() -> Option<u64>| {
+            let budget = Budget::of(per_pixel, available);
+            let pass = TiledPass::new(&config, true, 8, Device::Cpu, Some(budget));
+            pass.cut_for(1024, 512).map(|(_, cut)| cut)
+        };
+        let whole = cut(100.0, || Some(100 << 20)).unwrap();
+        assert_eq!((whole.tile_size, whole.batch), (0, 8));
+        assert_eq!(cut(1e9, || None).unwrap(), whole, "nobody knows what is free");
+        // 25 MB for frames; 50 MB, 25 MB and so on for tiles.
+        let smaller = cut(100.0, || Some(60 << 20)).unwrap();
+        assert_eq!((smaller.tile_size, smaller.batch), (512, 1));
+        let least = cut(100.0, || Some(26 << 20)).unwrap();
+        assert_eq!((least.tile_size, least.overlap), (128, 16));
+        let error = cut(100.0, || Some(20 << 20)).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::NoMemory);
+        assert!(error.to_string().contains("20 MB are free"), "{error}");
     }
 }

@@ -1,0 +1,63 @@
+//! Whether what runs at a time fits into the memory that is free.
+//!
+//! On a GPU too much is an error at once, and less is tried then. On a CPU the system gives memory that it does not have and
+//! ends the process when it is used, so there it has to be known before.
+
+use std::time::Instant;
+
+use tch::{Device, Kind, Tensor};
+
+use super::pass::{Forward, pass};
+use crate::{Result, memory};
+
+/// Side of the tile on which the model's need is measured, in pixels.
+const PROBE: i64 = 128;
+
+/// Of a frame of float32 R'G'B', the copies that are there beside the tiles: as it came, padded, joined, and mixed with the input.
+const FRAMES: u64 = 4;
+
+/// What a pass needs, and what there is.
+pub(super) struct Budget {
+    /// Peak of a pass for each pixel of its tiles, in bytes.
+    per_pixel: f64,
+    /// Bytes that are free, where the system tells.
+    available: fn() -> Option<u64>,
+}
+
+impl Budget {
+    /// Measures a pass through the model, which makes the first frame faster too. `None` where that cannot be known.
+    ///
+    /// # Errors
+    /// Too little memory for even that.
+    pub fn measure(model: &Forward, device: Device) -> Result<Option<Self>> {
+        if device != Device::Cpu {
+            return Ok(None);
+        }
+        let start = Instant::now();
+        let tile = Tensor::f_zeros([1, 3, PROBE, PROBE], (Kind::Float, device))?;
+        let (passed, peak) = memory::peak(|| pass(model, &tile));
+        passed?;
+        tracing::debug!(
+            "a tile of {PROBE} px took {peak:?} bytes and {:?}",
+            start.elapsed()
+        );
+        Ok(peak.map(|bytes| Budget {
+            per_pixel: bytes as f64 / (PROBE * PROBE) as f64,
+            available: memory::available,
+        }))
+    }
+
+    #[cfg(test)]
+    pub fn of(per_pixel: f64, available: fn() -> Option<u64>) -> Self {
+        Budget { per_pixel, available }
+    }
+
+    /// The bytes that frames of so many pixels need with so many pixels of tiles at a time, and those that are free, where they
+    /// are less.
+    pub fn shortage(&self, frame_pixels: usize, tile_pixels: usize) -> Option<(u64, u64)> {
+        let frames = FRAMES * 12 * frame_pixels as u64;
+        let needed = frames + (self.per_pixel * tile_pixels as f64) as u64;
+        let available = (self.available)()?;
+        (needed > available).then_some((needed, available))
+    }
+}
