@@ -18,6 +18,10 @@ fn main() -> Result<()> {
     for argument in std::env::args().skip(1) {
         match argument.as_str() {
             "--headless" => sink = "fakesink sync=true",
+            "-h" | "--help" => {
+                println!("usage: embed [FILE] [--headless]");
+                return Ok(());
+            }
             _ => file = Some(argument),
         }
     }

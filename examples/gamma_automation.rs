@@ -33,6 +33,10 @@ fn run() -> Result<()> {
     for argument in std::env::args().skip(1) {
         match argument.as_str() {
             "--headless" => sink = "fakesink",
+            "-h" | "--help" => {
+                println!("usage: gamma_automation [FILE] [--headless]");
+                return Ok(());
+            }
             _ => file = Some(argument),
         }
     }

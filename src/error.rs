@@ -47,7 +47,7 @@ pub enum Error {
     TensorNotFinite { name: String, file: String },
     #[error("no device '{device}': {reason}")]
     Device { device: String, reason: String },
-    #[error("{name} = {value} is out of range: {range}")]
+    #[error("{name} cannot be {value}: it is {range}")]
     OutOfRange {
         name: &'static str,
         value: String,

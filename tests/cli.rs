@@ -108,6 +108,9 @@ fn wrong_usage_exits_with_2() {
         "deblur a.png -o b.mp4",
         "deblur a.png -o b.docx",
         "deblur a.png a.png -o out",
+        "deblur a.png a.png -o one.png",
+        "deblur a.png -o -",
+        "deblur a.png -o b.png --gamma -1",
         "bench --size 10",
     ] {
         let output = osdd(&folder, arguments);
@@ -148,6 +151,22 @@ fn a_damaged_image_is_one_line_and_exit_code_1() {
     let text = fails(&folder, "deblur a.png -o b.png", 1);
     assert!(text.contains("a.png"), "{text}");
     assert_eq!(names(folder.path()), ["a.png"]);
+}
+
+/// A decoder makes up what a JPEG file has lost.
+#[test]
+fn a_jpeg_that_is_cut_short_is_a_warning() {
+    let folder = folder();
+    checkers(160, 120).save(folder.path().join("a.jpg")).unwrap();
+    let whole = fs::read(folder.path().join("a.jpg")).unwrap();
+    fs::write(folder.path().join("cut.jpg"), &whole[..whole.len() / 2]).unwrap();
+    let warned = |name| {
+        let output = osdd(&folder, &format!("deblur {name} -o {name}.png"));
+        assert!(output.status.success(), "{}", stderr(&output));
+        stderr(&output).contains("warning: cut.jpg is cut short")
+    };
+    assert!(warned("cut.jpg"));
+    assert!(!warned("a.jpg"));
 }
 
 #[test]
@@ -300,6 +319,10 @@ fn a_folder_gives_a_folder_and_names_what_it_cannot_read() {
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(
         text.contains("broken.png") && text.contains("notes.txt"),
+        "{text}"
+    );
+    assert!(
+        text.contains("folders in folders are not searched: in/deeper"),
         "{text}"
     );
     assert!(text.trim_end().ends_with("error: 1 of 3 files failed"), "{text}");

@@ -10,8 +10,8 @@ use tch::{Device, Kind, Tensor};
 use super::pass::{Forward, pass};
 use crate::{Result, memory};
 
-/// Side of the tile on which the model's need is measured, in pixels.
-const PROBE: i64 = 128;
+/// Side of the tile on which the model's need is measured, in pixels, where the model takes it.
+const PROBE: usize = 128;
 
 /// Of a frame of float32 R'G'B', the copies that are there beside the tiles: as it came, padded, joined, and mixed with the input.
 const FRAMES: u64 = 4;
@@ -29,20 +29,21 @@ impl Budget {
     ///
     /// # Errors
     /// Too little memory for even that.
-    pub fn measure(model: &Forward, device: Device) -> Result<Option<Self>> {
+    pub fn measure(model: &Forward, multiple: usize, device: Device) -> Result<Option<Self>> {
         if device != Device::Cpu {
             return Ok(None);
         }
         let start = Instant::now();
-        let tile = Tensor::f_zeros([1, 3, PROBE, PROBE], (Kind::Float, device))?;
+        let side = PROBE.next_multiple_of(multiple) as i64;
+        let tile = Tensor::f_zeros([1, 3, side, side], (Kind::Float, device))?;
         let (passed, peak) = memory::peak(|| pass(model, &tile));
         passed?;
         tracing::debug!(
-            "a tile of {PROBE} px took {peak:?} bytes and {:?}",
+            "a tile of {side} px took {peak:?} bytes and {:?}",
             start.elapsed()
         );
         Ok(peak.map(|bytes| Budget {
-            per_pixel: bytes as f64 / (PROBE * PROBE) as f64,
+            per_pixel: bytes as f64 / (side * side) as f64,
             available: memory::available,
         }))
     }

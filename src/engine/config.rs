@@ -75,13 +75,13 @@ impl EngineConfig {
         let (tile, overlap) = (self.tile_size.unwrap_or(LEAST_AUTO_TILE), self.tile_overlap);
         check(
             tile.is_multiple_of(64) && tile <= 8192,
-            "tile_size",
+            "tile size",
             tile.to_string(),
             "a multiple of 64 up to 8192, or 0 for the whole frame".into(),
         )?;
         check(
             tile == 0 || overlap <= tile / 2,
-            "tile_overlap",
+            "tile overlap",
             overlap.to_string(),
             format!("0 to half of the tile size, {}", tile / 2),
         )?;
@@ -94,14 +94,14 @@ impl EngineConfig {
         )?;
         check(
             self.tile_batch <= 256,
-            "tile_batch",
+            "tile batch",
             self.tile_batch.to_string(),
             "0 to 256".into(),
         )?;
         let threshold = self.reuse_threshold;
         check(
             (0.0..=255.0).contains(&threshold),
-            "reuse_threshold",
+            "reuse threshold",
             threshold.to_string(),
             "0 to 255".into(),
         )?;

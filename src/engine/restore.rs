@@ -9,7 +9,7 @@ use super::tiled::TiledPass;
 use super::{EngineConfig, EngineInfo, StageTimes};
 use crate::Result;
 use crate::config::ModelConfig;
-use crate::device;
+use crate::device::{self, Device, Precision};
 use crate::frame::Frame;
 use crate::memory;
 use crate::model::{OsddModel, is_fused};
@@ -60,13 +60,17 @@ impl Restorer {
     pub fn new(config: &EngineConfig) -> Result<Self> {
         let (device, torch_device) = device::resolve(config.device)?;
         let (precision, kind) = config.precision.resolve(device);
+        if (precision, device) == (Precision::Fp16, Device::Cpu) {
+            tracing::warn!("fp16 is many times slower than fp32 on a CPU");
+        }
         memory::keep_freed(torch_device);
         let shared = shared_model(&config.model, torch_device, kind)?;
         let weights = shared.merged(config.gamma)?;
         // Says now, not with the first frame, whether the weights make a model.
         let model = forward(&weights, shared.config())?;
         let fused = is_fused(shared.config(), torch_device, kind);
-        let budget = with_threads(fused, move || Budget::measure(&model, torch_device))?;
+        let multiple = shared.config().size_multiple();
+        let budget = with_threads(fused, move || Budget::measure(&model, multiple, torch_device))?;
         Ok(Restorer {
             info: EngineInfo {
                 model: config.model.clone(),
@@ -76,13 +80,7 @@ impl Restorer {
             },
             config: shared.config().clone(),
             weights,
-            tiles: TiledPass::new(
-                config,
-                fused,
-                shared.config().size_multiple(),
-                torch_device,
-                budget,
-            ),
+            tiles: TiledPass::new(config, fused, multiple, torch_device, budget),
             device: torch_device,
             fused,
         })

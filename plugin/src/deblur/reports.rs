@@ -79,7 +79,10 @@ impl OsddDeblur {
         }
         let advice = match lock(&self.settings).late_policy {
             LatePolicy::Process => "Set late-policy to passthrough or drop, or make the video smaller",
-            LatePolicy::Passthrough | LatePolicy::Drop => "Make the video smaller",
+            LatePolicy::Passthrough => {
+                "Frames that find the model at work pass as they came, so that sharp and blurry ones alternate. Make the video smaller"
+            }
+            LatePolicy::Drop => "Make the video smaller",
         };
         gst::element_imp_warning!(
             self,

@@ -31,7 +31,9 @@ Examples:
 
 Images: PNG, JPEG, WebP, TIFF, BMP; depth, transparency, colour profile and EXIF data are kept where the output format
 holds them. Videos: whatever GStreamer decodes; the container follows the output's extension (mp4, m4v, mov, mkv, webm,
-avi); sound and subtitles are copied without encoding them again wherever that container takes them.";
+avi); sound and subtitles are copied without encoding them again wherever that container takes them.
+Of folders the files in them are taken, not folders in them; videos of other kinds become .mp4 there. The element osdddeblur
+has to be installed for videos.";
 
 const BENCH_EXAMPLES: &str = "\
 Examples:
@@ -66,7 +68,7 @@ pub(crate) struct Cli {
     #[command(subcommand)]
     pub command: Command,
     /// Print errors and warnings only
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, display_order = 1000)]
     pub quiet: bool,
 }
 
@@ -173,10 +175,10 @@ pub(crate) struct DeblurArgs {
     #[arg(short, long, value_name = "OUT")]
     pub output: PathBuf,
     /// 1 stays closest to the input, lower generates more detail (0..1)
-    #[arg(long, default_value = "0.7", value_parser = unit_interval)]
+    #[arg(long, default_value = "0.7", value_parser = unit_interval, allow_negative_numbers = true)]
     pub gamma: f64,
     /// Mix of result and input; 0 is the input (0..1)
-    #[arg(long, default_value = "1", value_parser = unit_interval)]
+    #[arg(long, default_value = "1", value_parser = unit_interval, allow_negative_numbers = true)]
     pub strength: f64,
     #[command(flatten)]
     pub engine: EngineArgs,
@@ -186,7 +188,7 @@ pub(crate) struct DeblurArgs {
     /// Video quality, lower is better: 0..50 for H.264 (default 18), 0..63 for VP9 (default 24)
     #[arg(long, value_name = "Q", value_parser = clap::value_parser!(u32).range(0..=63))]
     pub quality: Option<u32>,
-    /// Skip what has been written already
+    /// Skip what has been written already, with whatever settings; a video that was interrupted starts anew
     #[arg(long, conflicts_with = "force")]
     pub resume: bool,
     /// Replace existing outputs (never an input)

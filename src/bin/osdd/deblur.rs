@@ -15,6 +15,12 @@ use crate::{report, video};
 pub(crate) fn run(args: DeblurArgs) -> Result<()> {
     let config = args.engine.config(args.gamma, args.strength)?;
     let plan = Plan::new(&args)?;
+    if !plan.folders.is_empty() {
+        report::note(format_args!(
+            "folders in folders are not searched: {}",
+            names(&plan.folders)
+        ));
+    }
     if !plan.ignored.is_empty() {
         report::note(format_args!(
             "ignored, neither images nor videos: {}",
@@ -22,7 +28,10 @@ pub(crate) fn run(args: DeblurArgs) -> Result<()> {
         ));
     }
     if plan.finished > 0 {
-        report::note(format_args!("{} finished before", count(plan.finished, "file")));
+        report::note(format_args!(
+            "{} finished before, with the settings of that run",
+            count(plan.finished, "file")
+        ));
     }
     let total = plan.jobs.len() + plan.rejected.len();
     // One file that fails is the error; among several it is named in passing and counted at the end.
@@ -46,7 +55,14 @@ pub(crate) fn run(args: DeblurArgs) -> Result<()> {
             continue;
         };
         match video::deblur(&job.input, &job.output, container, &args) {
-            Err(error) if single || error.is::<Interrupted>() => return Err(error),
+            Err(error) if error.is::<Interrupted>() => {
+                report::warning(format_args!(
+                    "interrupted: nothing of {} is kept, a video starts anew",
+                    job.input.display()
+                ));
+                return Err(error);
+            }
+            Err(error) if single => return Err(error),
             Err(error) => {
                 skipped(&job.input, &error);
                 failed += 1;
@@ -76,7 +92,18 @@ fn deblur_images(engine: &Engine, jobs: &[Job], args: &DeblurArgs, single: bool)
         match images::deblur(engine, &job.input, &job.output, format, args.compare) {
             Ok(()) => {}
             // What stops the engine stops every image after it.
-            Err(Step::Engine(error)) => return Err(error),
+            Err(Step::Engine(error)) => {
+                if error.is::<Interrupted>() {
+                    let written = index - failed;
+                    progress.line(|| {
+                        report::warning(format_args!(
+                            "interrupted: {written} of {} written; --resume goes on",
+                            count(jobs.len(), "image")
+                        ));
+                    });
+                }
+                return Err(error);
+            }
             Err(Step::File(error)) if single => return Err(error),
             Err(Step::File(error)) => {
                 progress.line(|| skipped(&job.input, &error));

@@ -15,6 +15,8 @@ use image::metadata::Orientation;
 use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageEncoder, ImageFormat, Limits};
 use osdd::frame::{Frame, PixelFormat};
 
+use crate::report;
+
 const JPEG_QUALITY: u8 = 95;
 /// A panorama of 300 megapixels with 16 bits fits; a decompression bomb does not.
 const MAX_DECODED_BYTES: u64 = 4 << 30;
@@ -41,7 +43,15 @@ pub(crate) struct Origin {
 /// The file cannot be read or decoded, or holds more than one still picture.
 pub(crate) fn read(path: &Path) -> Result<(Frame, Origin)> {
     decode(path)
-        .and_then(|(image, origin)| Ok((to_frame(&image)?, origin)))
+        .and_then(|(image, origin)| {
+            if origin.format == ImageFormat::Jpeg && is_cut_short(&std::fs::read(path)?) {
+                report::warning(format_args!(
+                    "{} is cut short: the lower part of the picture is missing",
+                    path.display()
+                ));
+            }
+            Ok((to_frame(&image)?, origin))
+        })
         .with_context(|| format!("cannot read {}", path.display()))
 }
 
@@ -91,6 +101,13 @@ impl Origin {
         file.flush()?;
         Ok(())
     }
+}
+
+/// Whether the data of a JPEG file breaks off: its decoder then makes up the rest. Nothing in the data of a scan looks like the
+/// marker that ends the picture.
+fn is_cut_short(file: &[u8]) -> bool {
+    let last = |marker: [u8; 2]| file.windows(2).rposition(|bytes| bytes == marker);
+    last([0xff, 0xd9]) < last([0xff, 0xda])
 }
 
 /// The pixels of an image for measurements: upright, colour only, 16 bits where the file has them.

@@ -40,8 +40,10 @@ pub(crate) struct Plan {
     pub jobs: Vec<Job>,
     /// Inputs whose output is there already, under `--resume`.
     pub finished: usize,
-    /// Files in folders that are neither images nor videos, and folders in folders.
+    /// Files in folders that are neither images nor videos.
     pub ignored: Vec<PathBuf>,
+    /// Folders in folders.
+    pub folders: Vec<PathBuf>,
     /// Files in folders that cannot be written as what their name says.
     pub rejected: Vec<(PathBuf, anyhow::Error)>,
 }
@@ -58,6 +60,12 @@ impl Plan {
     /// # Errors
     /// [`Usage`] when inputs and output do not fit together; else an input is missing, an output exists or is an input.
     pub fn new(args: &DeblurArgs) -> Result<Self> {
+        let piped = |path: &Path| path.as_os_str() == "-";
+        if piped(&args.output) || args.inputs.iter().any(|input| piped(input)) {
+            bail!(Usage(
+                "osdd reads and writes files, not pipes; for those there is gst-launch-1.0".into()
+            ));
+        }
         let mut plan = Self::default();
         let mut candidates = Vec::new();
         let into_folder = args.inputs.len() > 1
@@ -74,7 +82,7 @@ impl Plan {
             } else {
                 let media = identify(input)?;
                 let output = match input.file_name() {
-                    Some(name) if into_folder => args.output.join(name),
+                    Some(name) if into_folder => args.output.join(writable(Path::new(name), media)),
                     _ => args.output.clone(),
                 };
                 let target = target(input, &output, media, into_folder).map_err(Usage)?;
@@ -86,7 +94,9 @@ impl Plan {
             }
         }
         let makes_folder = into_folder || args.inputs.iter().any(|input| input.is_dir());
-        if makes_folder && args.output.is_file() {
+        let named_as_file = ImageFormat::from_path(&args.output).is_ok()
+            || VIDEO_EXTENSIONS.contains(&extension(&args.output).as_str());
+        if makes_folder && (args.output.is_file() || named_as_file && !args.output.is_dir()) {
             bail!(Usage(format!(
                 "{} is a file, and these inputs need a folder to go to",
                 args.output.display()
@@ -114,16 +124,15 @@ impl Plan {
             else {
                 continue;
             };
-            let output = output.join(name);
-            let media = if input.is_dir() {
-                Ok(Media::Unknown)
-            } else {
-                identify(&input)
-            };
-            match media {
+            if input.is_dir() {
+                self.folders.push(input);
+                continue;
+            }
+            match identify(&input) {
                 Ok(Media::Unknown) => self.ignored.push(input),
                 Ok(media) => {
                     any = true;
+                    let output = output.join(writable(Path::new(name), media));
                     match target(&input, &output, media, true) {
                         Ok(target) => candidates.push(Job {
                             input,
@@ -206,6 +215,14 @@ fn identify(path: &Path) -> Result<Media> {
         _ if ImageFormat::from_path(path).is_ok_and(picture::can_read) => Media::Image(None),
         _ => Media::Unknown,
     })
+}
+
+/// The name of an output beside others: the input's, or where videos are not written as what that says, the same as .mp4.
+fn writable(name: &Path, media: Media) -> PathBuf {
+    match media {
+        Media::Video if Container::for_extension(&extension(name)).is_none() => name.with_extension("mp4"),
+        _ => name.to_owned(),
+    }
 }
 
 /// What `output` shall be, given what `input` is; or why that cannot be.

@@ -21,6 +21,8 @@ pub(crate) struct Outcome {
 struct Counters {
     decoded: AtomicU64,
     deblurred: AtomicU64,
+    /// Where the last frame ends, in nanoseconds.
+    end: AtomicU64,
 }
 
 /// # Errors
@@ -41,6 +43,19 @@ pub(crate) fn to_the_end(
     ensure!(frames > 0, "it has no video frames");
     if frames != decoded {
         progress.line(|| report::warning(format_args!("{decoded} frames were decoded and {frames} written")));
+    }
+    let end = gst::ClockTime::from_nseconds(counters.end.load(Ordering::Relaxed));
+    // Sound may be a little longer than its video.
+    if let Some(duration) = duration.filter(|duration| {
+        end + duration.mul_div_floor(1, 10).unwrap_or_default() + gst::ClockTime::SECOND < *duration
+    }) {
+        progress.line(|| {
+            report::warning(format_args!(
+                "the file says that it lasts {:.1} s, and its video ended after {:.1} s; is it cut short?",
+                duration.mseconds() as f64 / 1e3,
+                end.mseconds() as f64 / 1e3
+            ));
+        });
     }
     Ok(Outcome {
         frames,
@@ -83,8 +98,13 @@ fn count(pipeline: &Pipeline) -> Arc<Counters> {
     let decoded = Arc::clone(&counters);
     pipeline
         .decoded
-        .add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+        .add_probe(gst::PadProbeType::BUFFER, move |_, probe| {
             decoded.decoded.fetch_add(1, Ordering::Relaxed);
+            if let Some(pts) = probe.buffer().and_then(|buffer| buffer.pts()) {
+                let duration = probe.buffer().and_then(|buffer| buffer.duration());
+                let end = pts + duration.unwrap_or(gst::ClockTime::ZERO);
+                decoded.end.fetch_max(end.nseconds(), Ordering::Relaxed);
+            }
             gst::PadProbeReturn::Ok
         });
     let deblurred = Arc::clone(&counters);
