@@ -171,6 +171,7 @@ fn stats_count_what_happened() {
         "time-blend",
         "time-download",
         "tiles-reused",
+        "tiles-skipped",
     ] {
         stat(&element, name);
     }

@@ -27,6 +27,7 @@ mod pass;
 mod pixels;
 mod restore;
 mod reuse;
+mod sharp;
 mod tiled;
 mod worker;
 
@@ -125,6 +126,8 @@ pub struct Stats {
     pub tiles_run: u64,
     /// Tiles that showed what they had shown before, see [`EngineConfig::reuse_threshold`].
     pub tiles_reused: u64,
+    /// Tiles that were sharp as they came, see [`EngineConfig::skip_sharp`].
+    pub tiles_skipped: u64,
     /// Tiles that show the input, because the model gave numbers for them that are not finite.
     pub tiles_failed: u64,
     /// Mean per finished frame.

@@ -52,6 +52,7 @@ pub(super) struct Restored {
     pub tiles: usize,
     pub tiles_failed: usize,
     pub tiles_reused: usize,
+    pub tiles_skipped: usize,
 }
 
 impl Restorer {
@@ -114,6 +115,7 @@ impl Restorer {
                 tiles: 0,
                 tiles_failed: 0,
                 tiles_reused: 0,
+                tiles_skipped: 0,
             });
         }
         self.weights.set_gamma(gamma)?;
@@ -141,6 +143,7 @@ impl Restorer {
             tiles: joined.tiles,
             tiles_failed: joined.tiles_failed,
             tiles_reused: joined.tiles_reused,
+            tiles_skipped: joined.tiles_skipped,
         })
     }
 }

@@ -7,6 +7,7 @@ use tch::{Device, Kind, Tensor};
 use super::budget::Budget;
 use super::pass::{Forward, pass};
 use super::reuse::Reuse;
+use super::sharp::Sharp;
 use super::{EngineConfig, StageTimes};
 use crate::memory;
 use crate::tile::{Tile, TileGrid, reflect};
@@ -26,6 +27,7 @@ pub(super) struct TiledPass {
     multiple: usize,
     device: Device,
     reuse_threshold: f64,
+    skip_sharp: f64,
     budget: Option<Budget>,
     plan: Option<Plan>,
 }
@@ -67,8 +69,10 @@ pub(super) struct Joined {
     pub tiles: usize,
     /// Tiles for which the model gave numbers that are not finite: they show the input.
     pub tiles_failed: usize,
-    /// Tiles that show what they showed before; `tiles` has the others.
+    /// Tiles that show what they showed before.
     pub tiles_reused: usize,
+    /// Tiles that show the input because it is sharp; `tiles` has what is neither.
+    pub tiles_skipped: usize,
 }
 
 /// Everything that depends on a frame's size only.
@@ -79,6 +83,7 @@ struct Plan {
     tiles: Vec<Tile>,
     forward: Forward,
     reuse: Option<Reuse>,
+    sharp: Option<Sharp>,
     /// Reflected source rows and columns where the frame is padded.
     rows: Option<Tensor>,
     columns: Option<Tensor>,
@@ -111,6 +116,7 @@ impl TiledPass {
             multiple,
             device,
             reuse_threshold: config.reuse_threshold,
+            skip_sharp: config.skip_sharp,
             budget,
             plan: None,
         }
@@ -138,19 +144,25 @@ impl TiledPass {
         if let Some(columns) = &plan.columns {
             padded = padded.f_index_select(3, columns)?;
         }
-        let Plan { tiles, reuse, .. } = plan;
+        let Plan {
+            tiles, reuse, sharp, ..
+        } = plan;
         let changed = match reuse {
             Some(reuse) => reuse.changed(&padded, tiles, gamma)?,
             None => (0..tiles.len()).collect(),
         };
+        let (blurred, skipped) = match sharp {
+            Some(sharp) => sharp.part(&padded, tiles, &changed)?,
+            None => (changed, Vec::new()),
+        };
         let mut finite = Vec::new();
         let joined = match reuse.as_ref().and_then(Reuse::frame) {
-            Some(frame) if changed.is_empty() => frame.shallow_clone(),
-            _ => plan.join(&padded, &changed, &mut finite, times)?,
+            Some(frame) if blurred.is_empty() && skipped.is_empty() => frame.shallow_clone(),
+            _ => plan.join(&padded, &blurred, &skipped, &mut finite, times)?,
         };
         let failed = match finite.is_empty() {
             true => Vec::new(),
-            false => failures(&finite, &changed)?,
+            false => failures(&finite, &blurred)?,
         };
         if let Some(reuse) = &mut plan.reuse {
             reuse.keep_frame(&joined);
@@ -160,9 +172,10 @@ impl TiledPass {
         times.blend += start.elapsed().saturating_sub(times.model);
         Ok(Joined {
             image: joined.f_narrow(2, 0, height)?.f_narrow(3, 0, width)?,
-            tiles: changed.len(),
+            tiles: blurred.len(),
             tiles_failed: failed.len(),
-            tiles_reused: plan.tiles.len() - changed.len(),
+            tiles_reused: plan.tiles.len() - blurred.len() - skipped.len(),
+            tiles_skipped: skipped.len(),
         })
     }
 
@@ -200,7 +213,8 @@ impl TiledPass {
             }
             let (grid, cut) = self.cut_for(width, height)?;
             let reuse = (self.reuse_threshold > 0.0).then(|| Reuse::new(self.reuse_threshold, grid.len()));
-            self.plan = Some(Plan::new(grid, cut, model()?, reuse, self.device)?);
+            let sharp = (self.skip_sharp > 0.0).then(|| Sharp::new(self.skip_sharp, grid.len()));
+            self.plan = Some(Plan::new(grid, cut, model()?, (reuse, sharp), self.device)?);
         }
         Ok(self.plan.as_mut().expect("made above"))
     }
@@ -237,7 +251,13 @@ impl TiledPass {
 }
 
 impl Plan {
-    fn new(grid: TileGrid, cut: Cut, forward: Forward, reuse: Option<Reuse>, device: Device) -> Result<Self> {
+    fn new(
+        grid: TileGrid,
+        cut: Cut,
+        forward: Forward,
+        (reuse, sharp): (Option<Reuse>, Option<Sharp>),
+        device: Device,
+    ) -> Result<Self> {
         let reflected = |len: usize, padded: usize| -> Result<Option<Tensor>> {
             let index: Vec<i64> = (0..padded).map(|i| reflect(i as isize, len) as i64).collect();
             Ok((len != padded)
@@ -256,6 +276,7 @@ impl Plan {
             tiles: grid.tiles().collect(),
             forward,
             reuse,
+            sharp,
             rows: place(reflected(grid.height(), grid.padded_height())?)?,
             columns: place(reflected(grid.width(), grid.padded_width())?)?,
             cut,
@@ -265,12 +286,13 @@ impl Plan {
         })
     }
 
-    /// Passes the `changed` tiles through the model and joins them with the others' last outputs. Adds to `finite`, `[B, 1, 1, 1]`
-    /// a batch, which of them are the model's.
+    /// Passes the `blurred` tiles through the model and joins them with the `sharp` ones as they are and the others' last outputs.
+    /// Adds to `finite`, `[B, 1, 1, 1]` a batch, which of the blurred ones are the model's.
     fn join(
         &mut self,
         padded: &Tensor,
-        changed: &[usize],
+        blurred: &[usize],
+        sharp: &[usize],
         finite: &mut Vec<Tensor>,
         times: &mut StageTimes,
     ) -> Result<Tensor> {
@@ -294,11 +316,21 @@ impl Plan {
             false => padded.f_zeros_like()?,
         };
         if let Some(reuse) = reuse {
-            for i in (0..tiles.len()).filter(|i| changed.binary_search(i).is_err()) {
+            let anew = |i: usize| blurred.binary_search(&i).is_ok() || sharp.binary_search(&i).is_ok();
+            for i in (0..tiles.len()).filter(|&i| !anew(i)) {
                 add(&joined, &tiles[i], reuse.output(i))?;
             }
         }
-        for group in changed.chunks(cut.batch) {
+        for &i in sharp {
+            let output = cut_out(padded, &tiles[i])?;
+            if !alone {
+                add(&joined, &tiles[i], &output)?;
+            }
+            if let Some(reuse) = reuse {
+                reuse.keep(i, padded, &tiles[i], output.f_detach_copy()?)?;
+            }
+        }
+        for group in blurred.chunks(cut.batch) {
             let pieces = group.iter().map(|&i| cut_out(padded, &tiles[i]));
             let pieces = match &pieces.collect::<Result<Vec<_>>>()?[..] {
                 // The model brings it into its own order in memory anyway.
@@ -483,5 +515,43 @@ mod tests {
         let error = cut(100.0, || Some(20 << 20)).unwrap_err();
         assert_eq!(error.kind(), crate::ErrorKind::NoMemory);
         assert!(error.to_string().contains("20 MB are free"), "{error}");
+    }
+
+    #[test]
+    fn sharp_tiles_show_the_input_and_are_counted() {
+        let config = EngineConfig {
+            tile_size: Some(64),
+            tile_overlap: 0,
+            skip_sharp: 0.3,
+            reuse_threshold: 1.0,
+            ..EngineConfig::default()
+        };
+        let mut pass = TiledPass::new(&config, true, 8, Device::Cpu, None);
+        // Noise in the middle, one soft wave at both ends.
+        tch::manual_seed(5);
+        let wave = Tensor::arange(192, (Kind::Float, Device::Cpu)) * 0.1;
+        let image = wave
+            .sin()
+            .view([1, 1, 1, 192])
+            .expand([1, 3, 64, 192], false)
+            .contiguous();
+        let _ = image.narrow(3, 64, 64).uniform_(-1.0, 1.0);
+        let model = || -> Result<Forward> { Ok(Box::new(|x| x * 0.5)) };
+        let joined = pass.run(&image, 1.0, &model, &mut StageTimes::default()).unwrap();
+        assert_eq!(
+            (joined.tiles, joined.tiles_skipped, joined.tiles_reused),
+            (2, 1, 0)
+        );
+        for (tile, factor) in [(0, 0.5), (1, 1.0), (2, 0.5)] {
+            let part = |t: &Tensor| t.narrow(3, 64 * tile, 64);
+            let expected = part(&image) * factor;
+            assert!(
+                part(&joined.image).allclose(&expected, 0.0, 1e-6, false),
+                "tile {tile}"
+            );
+        }
+        let again = pass.run(&image, 1.0, &model, &mut StageTimes::default()).unwrap();
+        assert_eq!((again.tiles, again.tiles_skipped, again.tiles_reused), (0, 0, 3));
+        assert_eq!(again.image, joined.image);
     }
 }

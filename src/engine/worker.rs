@@ -175,6 +175,7 @@ impl Stats {
         self.frames_out += 1;
         self.tiles_run += restored.tiles as u64;
         self.tiles_reused += restored.tiles_reused as u64;
+        self.tiles_skipped += restored.tiles_skipped as u64;
         self.tiles_failed += restored.tiles_failed as u64;
         let (sum, times) = (&mut self.times, &restored.times);
         sum.upload += times.upload;

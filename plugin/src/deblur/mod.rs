@@ -30,7 +30,7 @@
 //! ## Statistics
 //!
 //! The property `stats` counts frames (`frames-in`, `frames-out`, `frames-late`, `frames-passed`,
-//! `frames-dropped`) and tiles (`tiles-run`, `tiles-reused`, and `tiles-failed`, which show the input because
+//! `frames-dropped`) and tiles (`tiles-run`, `tiles-reused`, `tiles-skipped`, and `tiles-failed`, which show the input because
 //! the model's numbers were not finite), and has the mean time of a frame's stages in
 //! nanoseconds (`time-upload`, `time-model`, `time-blend`, `time-download`, `time-total`), the `device` and
 //! the `model` that are used, and the latest `gamma`. With `message-stats` an element message with this

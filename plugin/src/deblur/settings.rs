@@ -75,6 +75,7 @@ pub(crate) struct Settings {
     pub tile_overlap: i32,
     pub tile_batch: i32,
     pub reuse_threshold: f64,
+    pub skip_sharp: f64,
     pub depth: i32,
     pub strength: f64,
     pub compare: Compare,
@@ -95,6 +96,7 @@ impl Default for Settings {
             tile_overlap: engine.tile_overlap as i32,
             tile_batch: engine.tile_batch as i32,
             reuse_threshold: engine.reuse_threshold,
+            skip_sharp: engine.skip_sharp,
             depth: engine.depth as i32,
             strength: engine.strength,
             compare: Compare::default(),
@@ -122,6 +124,7 @@ impl Settings {
             tile_overlap: self.tile_overlap as usize,
             tile_batch: self.tile_batch as usize,
             reuse_threshold: self.reuse_threshold,
+            skip_sharp: self.skip_sharp,
             depth: self.depth as usize,
             gamma: self.gamma,
             strength: self.strength,
@@ -146,6 +149,7 @@ impl Settings {
             "tile-overlap" => self.tile_overlap = get(value),
             "tile-batch" => self.tile_batch = get(value),
             "reuse-threshold" => self.reuse_threshold = get(value),
+            "skip-sharp" => self.skip_sharp = get(value),
             "depth" => self.depth = get(value),
             "strength" => self.strength = get(value),
             "compare" => self.compare = get(value),
@@ -168,6 +172,7 @@ impl Settings {
             "tile-overlap" => self.tile_overlap.to_value(),
             "tile-batch" => self.tile_batch.to_value(),
             "reuse-threshold" => self.reuse_threshold.to_value(),
+            "skip-sharp" => self.skip_sharp.to_value(),
             "depth" => self.depth.to_value(),
             "strength" => self.strength.to_value(),
             "compare" => self.compare.to_value(),
@@ -240,6 +245,14 @@ pub(crate) fn properties() -> Vec<glib::ParamSpec> {
             .minimum(0.0)
             .maximum(255.0)
             .default_value(defaults.reuse_threshold)
+            .mutable_ready()
+            .build(),
+        glib::ParamSpecDouble::builder("skip-sharp")
+            .nick("Skip sharp tiles")
+            .blurb("Show the input where the blur of a tile, 0 (sharp) to 1, is less than this (0 = nowhere)")
+            .minimum(0.0)
+            .maximum(1.0)
+            .default_value(defaults.skip_sharp)
             .mutable_ready()
             .build(),
         glib::ParamSpecInt::builder("depth")

@@ -85,6 +85,7 @@ pub(crate) fn structure(counters: &Counters, settings: &Settings, engine: Option
         .field("time-total", ns(engine_stats.times.total))
         .field("tiles-run", engine_stats.tiles_run)
         .field("tiles-reused", engine_stats.tiles_reused)
+        .field("tiles-skipped", engine_stats.tiles_skipped)
         .field("tiles-failed", engine_stats.tiles_failed)
         .field("device", device)
         .field("model", model)
