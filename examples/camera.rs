@@ -42,6 +42,8 @@ fn main() -> ExitCode {
     }
 }
 
+const USAGE: &str = "usage: camera [--test | --source SOURCE] [--sink SINK]";
+
 fn run() -> Result<()> {
     let (mut source, mut sink) = ("autovideosrc".to_string(), "autovideosink".to_string());
     let mut arguments = std::env::args().skip(1);
@@ -50,7 +52,11 @@ fn run() -> Result<()> {
             "--test" => source = TEST.into(),
             "--source" => source = arguments.next().context("--source needs an element")?,
             "--sink" => sink = arguments.next().context("--sink needs an element")?,
-            _ => bail!("usage: camera [--test | --source SOURCE] [--sink SINK]"),
+            "-h" | "--help" => {
+                println!("{USAGE}");
+                return Ok(());
+            }
+            _ => bail!("{USAGE}"),
         }
     }
     gst::init()?;

@@ -286,6 +286,52 @@ fn padded_rows_are_read_by_their_stride() {
     }
 }
 
+/// As a camera or a decoder hands its memory over: a descriptor of a file that is mapped when somebody reads it.
+fn as_dmabuf(plain: &gst::Buffer) -> gst::Buffer {
+    use std::io::Write;
+    use std::os::fd::FromRawFd;
+
+    use gst_allocators::prelude::*;
+
+    // SAFETY: the name ends with a zero, and the descriptor is nobody else's.
+    let mut file = unsafe {
+        let descriptor = libc::memfd_create(c"frame".as_ptr(), 0);
+        assert!(descriptor >= 0);
+        std::fs::File::from_raw_fd(descriptor)
+    };
+    file.write_all(&bytes(plain)).expect("written");
+    let allocator = gst_allocators::DmaBufAllocator::new();
+    // SAFETY: the file is as long as the memory says.
+    let memory = unsafe { allocator.alloc_dmabuf(file, plain.size()) }.expect("memory");
+    let mut buffer = gst::Buffer::new();
+    {
+        let writable = buffer.make_mut();
+        writable.append_memory(memory);
+        plain
+            .copy_into(writable, gst::BufferCopyFlags::TIMESTAMPS, ..)
+            .expect("copied");
+    }
+    buffer
+}
+
+#[test]
+fn dmabufs_are_read_like_any_memory() {
+    for strength in [1.0, 0.0] {
+        let caps = caps("NV12", 64, 48);
+        let plain = smooth(&info(&caps), 0);
+        let restored = |frame: gst::Buffer| {
+            let element = deblur();
+            element.set_property("strength", strength);
+            bytes(&through(&element, vec![(caps.clone(), frame)])[0].1)
+        };
+        assert_eq!(
+            restored(as_dmabuf(&plain)),
+            restored(plain),
+            "strength {strength}"
+        );
+    }
+}
+
 #[test]
 fn caps_without_frame_rate_or_with_a_variable_one_pass() {
     for framerate in [None, Some(gst::Fraction::new(0, 1))] {
