@@ -96,6 +96,24 @@ impl Frame {
         Ok(frame)
     }
 
+    /// Takes over the alpha of a frame of the same layout; nothing where there is none.
+    pub(crate) fn take_alpha(&mut self, other: &Frame) {
+        let (colour, pixel) = match self.format {
+            PixelFormat::Rgb8 | PixelFormat::Rgb16 => return,
+            PixelFormat::Rgba8 => (3, 4),
+            PixelFormat::Rgba16 => (6, 8),
+        };
+        let pixels = self.data.chunks_exact_mut(pixel);
+        for (to, from) in pixels.zip(other.data.chunks_exact(pixel)) {
+            to[colour..].copy_from_slice(&from[colour..]);
+        }
+    }
+
+    /// Whether size and format are those of `other`.
+    pub(crate) fn has_layout_of(&self, other: &Frame) -> bool {
+        (self.width, self.height, self.format) == (other.width, other.height, other.format)
+    }
+
     /// Bytes per row.
     pub fn stride(&self) -> usize {
         self.width * self.format.bytes_per_pixel()

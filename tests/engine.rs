@@ -359,3 +359,36 @@ fn a_scene_that_stands_still_is_made_once() {
     assert_ne!(outputs[1], outputs[2]);
     assert_ne!(outputs[2], outputs[3]);
 }
+
+#[test]
+fn alpha_moves_while_its_scene_stands_still() {
+    let engine = Engine::new(EngineConfig {
+        reuse_threshold: 1.0,
+        ..config()
+    })
+    .unwrap();
+    for format in [PixelFormat::Rgba8, PixelFormat::Rgba16] {
+        let mut frame = Frame::new(64, 50, format);
+        for (i, sample) in frame.data.iter_mut().enumerate() {
+            *sample = (i * i % 251) as u8;
+        }
+        let restored = |frame: &Frame| {
+            engine.send(frame.clone()).unwrap();
+            engine.receive().unwrap().unwrap().frame.data
+        };
+        let pixel = format.bytes_per_pixel();
+        let parts = |data: &[u8]| -> (Vec<u8>, Vec<u8>) {
+            let pixels = data.chunks_exact(pixel).map(|p| p.split_at(pixel / 4 * 3));
+            let (colours, alphas): (Vec<_>, Vec<_>) = pixels.unzip();
+            (colours.concat(), alphas.concat())
+        };
+        let first = restored(&frame);
+        for sample in frame.data.chunks_exact_mut(pixel) {
+            sample[pixel - 1] ^= 255;
+        }
+        let second = restored(&frame);
+        assert_eq!(parts(&second).0, parts(&first).0);
+        assert_eq!(parts(&second).1, parts(&frame.data).1);
+    }
+    assert_eq!(engine.stats().tiles_reused, 2);
+}

@@ -25,6 +25,9 @@ pub(super) struct Restorer {
     device: tch::Device,
     /// Layers bring their own threads.
     fused: bool,
+    /// The last output where tiles may be reused, for a frame in which nothing has changed.
+    last: Option<Frame>,
+    reuses: bool,
 }
 
 /// The model as it is at present; it shares the weights' memory.
@@ -84,6 +87,8 @@ impl Restorer {
             tiles: TiledPass::new(config, fused, multiple, torch_device, budget),
             device: torch_device,
             fused,
+            last: None,
+            reuses: config.reuse_threshold > 0.0,
         })
     }
 
@@ -134,7 +139,16 @@ impl Restorer {
         } else {
             joined.image
         };
-        let frame = from_tensor(&output, frame)?;
+        let repeats = self.reuses && strength == 1.0;
+        let still = repeats && joined.tiles + joined.tiles_skipped == 0;
+        let frame = match self.last.take().filter(|last| still && last.has_layout_of(frame)) {
+            Some(mut last) => {
+                last.take_alpha(frame);
+                last
+            }
+            None => from_tensor(&output, frame)?,
+        };
+        self.last = repeats.then(|| frame.clone());
         times.download = blended.elapsed();
         times.total = start.elapsed();
         Ok(Restored {

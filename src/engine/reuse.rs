@@ -3,10 +3,12 @@
 //! A tile is compared with the input that its last output was made of, not with the last frame: slow changes add up until they
 //! are seen. It is made anew after [`REFRESH`] frames in any case.
 
-use tch::Tensor;
+use pulp::Arch;
+use tch::{Device, Kind, Tensor};
 
 use super::tiled::cut_out;
 use crate::Result;
+use crate::nn::channels_last;
 use crate::tile::Tile;
 
 /// Frames for which a tile may be shown again.
@@ -48,16 +50,20 @@ impl Reuse {
             self.gamma = gamma;
             self.kept.iter_mut().for_each(|kept| *kept = None);
         }
+        let mut changed = vec![true; tiles.len()];
         let mut candidates = Vec::new();
         let mut differences = Vec::new();
         for (i, (kept, tile)) in self.kept.iter().zip(tiles).enumerate() {
             if let Some(kept) = kept.as_ref().filter(|kept| kept.frames < REFRESH) {
+                if let Some(differs) = differs_here(padded, tile, &kept.input, self.threshold as f32) {
+                    changed[i] = differs;
+                    continue;
+                }
                 let difference = cut_out(padded, tile)?.f_sub(&kept.input)?.f_abs_()?.f_max()?;
                 candidates.push(i);
                 differences.push(difference);
             }
         }
-        let mut changed = vec![true; tiles.len()];
         if !candidates.is_empty() {
             // One answer for all: on a GPU each would wait for what is queued.
             let differences = Vec::<f32>::try_from(Tensor::f_stack(&differences, 0)?)?;
@@ -88,7 +94,7 @@ impl Reuse {
     pub fn keep(&mut self, i: usize, padded: &Tensor, tile: &Tile, output: Tensor) -> Result<()> {
         self.kept[i] = Some(Kept {
             // A copy: a part would keep the whole frame.
-            input: cut_out(padded, tile)?.f_detach_copy()?,
+            input: channels_last(&cut_out(padded, tile)?),
             output,
             frames: 0,
         });
@@ -108,4 +114,43 @@ impl Reuse {
     pub fn keep_frame(&mut self, joined: &Tensor) {
         self.frame = Some(joined.shallow_clone());
     }
+}
+
+/// Whether any sample of a tile of `padded` differs from `kept`, `[1, 3, h, w]`, by more than `threshold`, or is not a number. `None`
+/// where that is libtorch's work: on a GPU, and for images that are not channels-last.
+fn differs_here(padded: &Tensor, tile: &Tile, kept: &Tensor, threshold: f32) -> Option<bool> {
+    let [frame, before] = [padded, kept].map(|image| image.permute([0, 2, 3, 1]));
+    let plain = |image: &Tensor| {
+        image.device() == Device::Cpu && image.kind() == Kind::Float && image.is_contiguous()
+    };
+    if !plain(&frame) || !plain(&before) {
+        return None;
+    }
+    // SAFETY: float32, on the CPU and without gaps; nobody writes to either.
+    let [samples, before] = [&frame, &before]
+        .map(|image| unsafe { std::slice::from_raw_parts(image.data_ptr().cast::<f32>(), image.numel()) });
+    let (stride, length) = (3 * padded.size()[3] as usize, 3 * tile.width);
+    let rows = samples[tile.y * stride..].chunks(stride);
+    Some(Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for (row, before) in rows.zip(before.chunks_exact(length)) {
+                if row_differs(&row[3 * tile.x..][..length], before, threshold) {
+                    return true;
+                }
+            }
+            false
+        },
+    ))
+}
+
+#[inline(always)]
+fn row_differs(row: &[f32], before: &[f32], threshold: f32) -> bool {
+    let mut differs = false;
+    for (value, before) in row.iter().zip(before) {
+        // So, a difference that is not a number is one.
+        let same = (value - before).abs() <= threshold;
+        differs |= !same;
+    }
+    differs
 }

@@ -139,10 +139,10 @@ impl TiledPass {
         let start = Instant::now();
         let mut padded = image.shallow_clone();
         if let Some(rows) = &plan.rows {
-            padded = padded.f_index_select(2, rows)?;
+            padded = select(&padded, 1, rows)?;
         }
         if let Some(columns) = &plan.columns {
-            padded = padded.f_index_select(3, columns)?;
+            padded = select(&padded, 2, columns)?;
         }
         let Plan {
             tiles, reuse, sharp, ..
@@ -361,6 +361,12 @@ fn failures(finite: &[Tensor], tiles: &[usize]) -> Result<Vec<usize>> {
     let finite = Vec::<i64>::try_from(Tensor::f_cat(finite, 0)?.f_view(-1)?.f_to_kind(Kind::Int64)?)?;
     let failed = tiles.iter().zip(finite).filter(|(_, finite)| *finite == 0);
     Ok(failed.map(|(&tile, _)| tile).collect())
+}
+
+/// Rows (axis 1) or columns (axis 2 of `[1, H, W, 3]`) of a channels-last image, which it stays.
+fn select(image: &Tensor, axis: i64, index: &Tensor) -> Result<Tensor> {
+    let pixels = image.f_permute([0, 2, 3, 1])?;
+    Ok(pixels.f_index_select(axis, index)?.f_permute([0, 3, 1, 2])?)
 }
 
 /// The tile's part of a padded frame, without a copy.
