@@ -47,9 +47,13 @@ pub(crate) fn peak<T>(work: impl FnOnce() -> T) -> (T, Option<u64>) {
 pub(crate) fn available() -> Option<u64> {
     let mut system = sysinfo::System::new();
     system.refresh_memory();
-    let group = system.cgroup_limits().map(|limits| limits.free_memory);
-    let free = system.available_memory().min(group.unwrap_or(u64::MAX));
-    (free > 0).then_some(free)
+    if system.total_memory() == 0 {
+        return None;
+    }
+    // Files that are kept in memory do not count: they make room.
+    let group = system.cgroup_limits();
+    let group = group.map(|limits| limits.total_memory.saturating_sub(limits.rss));
+    Some(system.available_memory().min(group.unwrap_or(u64::MAX)))
 }
 
 /// Gives back what is kept when it is dropped.

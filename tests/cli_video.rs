@@ -425,7 +425,7 @@ fn an_interrupt_leaves_nothing_half_done() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_osdd"))
         .args(["deblur", "in.mp4", "-o", "out.mp4"])
         .current_dir(folder.path())
-        .stderr(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped())
         .spawn()
         .expect("osdd starts");
     while names(&folder).len() < 2 {
@@ -442,7 +442,10 @@ fn an_interrupt_leaves_nothing_half_done() {
         let interrupted = Command::new("kill").args(["-s", "INT", &id]).status();
         assert!(interrupted.expect("kill runs").success());
     }
-    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("interrupted: nothing of in.mp4 is kept"), "{text}");
     assert_eq!(names(&folder), ["in.mp4"]);
 }
 
@@ -461,7 +464,7 @@ fn a_folder_may_hold_videos_too() {
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("skipped") && text.contains("b.mp4"), "{text}");
-    for name in ["out/a.mp4", "out/00001.mp4"] {
+    for name in ["out/a.mp4", "out/00001.MTS.mp4"] {
         assert_eq!(streams(&folder, name)["video/x-h264"].times.len(), FRAMES);
     }
 }

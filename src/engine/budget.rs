@@ -3,6 +3,7 @@
 //! On a GPU too much is an error at once, and less is tried then. On a CPU the system gives memory that it does not have and
 //! ends the process when it is used, so there it has to be known before.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use tch::{Device, Kind, Tensor};
@@ -14,7 +15,12 @@ use crate::{Result, memory};
 const PROBE: usize = 128;
 
 /// Of a frame of float32 R'G'B', the copies that are there beside the tiles: as it came, padded, joined, and mixed with the input.
-const FRAMES: u64 = 4;
+pub(super) const FRAMES: usize = 4;
+
+/// And those of a frame whose tiles may be reused: what they were made of, their outputs, and the whole.
+pub(super) const REUSE_FRAMES: usize = 3;
+
+static MEASURING: Mutex<()> = Mutex::new(());
 
 /// What a pass needs, and what there is.
 pub(super) struct Budget {
@@ -36,8 +42,16 @@ impl Budget {
         let start = Instant::now();
         let side = PROBE.next_multiple_of(multiple) as i64;
         let tile = Tensor::f_zeros([1, 3, side, side], (Kind::Float, device))?;
-        let (passed, peak) = memory::peak(|| pass(model, &tile));
-        passed?;
+        // Other engines' tensors count too. So one measures at a time, and the smaller of two peaks is right; the first pass has
+        // weights to pack besides.
+        let _alone = MEASURING.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut peaks = [None; 2];
+        for peak in &mut peaks {
+            let (passed, most) = memory::peak(|| pass(model, &tile));
+            passed?;
+            *peak = most;
+        }
+        let peak = peaks[0].min(peaks[1]);
         tracing::debug!(
             "a tile of {side} px took {peak:?} bytes and {:?}",
             start.elapsed()
@@ -53,12 +67,17 @@ impl Budget {
         Budget { per_pixel, available }
     }
 
-    /// The bytes that frames of so many pixels need with so many pixels of tiles at a time, and those that are free, where they
-    /// are less.
+    /// The bytes that so many pixels of float32 R'G'B' need, with so many pixels of tiles at a time, and those that are free, where
+    /// they are less.
     pub fn shortage(&self, frame_pixels: usize, tile_pixels: usize) -> Option<(u64, u64)> {
-        let frames = FRAMES * 12 * frame_pixels as u64;
+        let frames = 12 * frame_pixels as u64;
         let needed = frames + (self.per_pixel * tile_pixels as f64) as u64;
-        let available = (self.available)()?;
+        let mut available = (self.available)()?;
+        if needed > available {
+            // What this process keeps for later tensors is as good as free.
+            memory::release();
+            available = (self.available)()?;
+        }
         (needed > available).then_some((needed, available))
     }
 }

@@ -34,7 +34,8 @@ impl Reuse {
     /// For frames of that many tiles; the threshold is in 8-bit levels.
     pub fn new(levels: f64, tiles: usize) -> Self {
         Reuse {
-            threshold: levels * 2.0 / 255.0,
+            // A little more, so that rounding does not make a difference of exactly that many levels too large.
+            threshold: levels * 2.0 / 255.0 + 1e-5,
             gamma: f64::NAN,
             kept: (0..tiles).map(|_| None).collect(),
             frame: None,

@@ -9,7 +9,7 @@ use crate::tile::Tile;
 /// Length of the mean filter that a tile is blurred with once more, in pixels.
 const FILTER: i64 = 9;
 
-/// Differences of neighbours below this, in [-1, 1], are a plain surface: there is nothing to sharpen.
+/// Differences of neighbours below this, in [-1, 1], belong to a plain surface: there is nothing to sharpen.
 const PLAIN: f64 = 1.0 / 255.0;
 
 /// A tile that was judged sharp stays so until its blur is this many times the threshold, so that it does not come and go.
@@ -70,10 +70,11 @@ fn blur(image: &Tensor) -> Result<Tensor> {
             Ok(second.f_sub(&first)?.f_abs_()?)
         };
         let (before, after) = (differences(&gray)?, differences(&filtered)?);
-        let lost = before.f_sub(&after)?.f_clamp_min_(0.0)?.f_mean(Kind::Float)?;
-        let all = before.f_mean(Kind::Float)?;
-        let left = all.f_sub(&lost)?.f_div(&all.f_clamp_min(1e-12)?)?;
-        Ok(left.f_where_scalarother(&all.f_ge(PLAIN)?, 0.0)?)
+        let edges = before.f_ge(PLAIN)?.f_to_kind(Kind::Float)?;
+        let lost = before.f_sub(&after)?.f_clamp_min_(0.0)?;
+        let lost = lost.f_mul(&edges)?.f_mean(Kind::Float)?;
+        let all = before.f_mul(&edges)?.f_mean(Kind::Float)?;
+        Ok(all.f_sub(&lost)?.f_div(&all.f_clamp_min(1e-12)?)?)
     };
     Ok(along(2)?.f_maximum(&along(3)?)?)
 }
@@ -107,6 +108,10 @@ mod tests {
         let turned = shaken(&sharp, 7).transpose(2, 3);
         assert!((measured(&turned) - values[2]).abs() < 0.01);
         assert_eq!(measured(&sharp.full_like(0.3)), 0.0, "nothing to sharpen");
+        // A wide surface around it does not hide what is blurred.
+        let alone = shaken(&sharp, 15).narrow(2, 40, 12).narrow(3, 40, 24);
+        let alone = alone.constant_pad_nd([200, 200, 200, 200]);
+        assert!(measured(&alone) > 0.4, "{}", measured(&alone));
         let faint = measured(&(shaken(&sharp, 7) * 0.1));
         assert!(
             (faint - values[2]).abs() < 0.05,

@@ -1,7 +1,7 @@
 //! Frames on their way through: into the engine, out of it in order, and what drains or discards them.
 
 use std::sync::{Arc, atomic::Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gst_base::{prelude::*, subclass::prelude::*};
 use osdd::engine::{Engine, Output, SendError};
@@ -177,7 +177,7 @@ impl OsddDeblur {
                 Some(Front::Other(Pending::Untouched(buffer))) => return self.fit_layout(buffer).map(Some),
                 Some(Front::Other(Pending::Compared { frame, kept })) => {
                     let input = frame.clone();
-                    return self.finish(frame, input, kept).map(Some);
+                    return self.finish(frame, input, kept).map(|(buffer, _)| Some(buffer));
                 }
                 // `front` leaves those in the engine where they are.
                 Some(Front::Other(Pending::InEngine { .. })) => return Ok(None),
@@ -231,12 +231,13 @@ impl OsddDeblur {
         if output.tiles_failed > 0 {
             self.warn_of_failed_tiles();
         }
-        let (start, converted_in) = (Instant::now(), kept.converted_in);
-        let buffer = self.finish(output.frame, output.input, kept)?;
-        let conversion = converted_in + start.elapsed();
+        let converted_in = kept.converted_in;
+        let (buffer, converted_out) = self.finish(output.frame, output.input, kept)?;
+        let conversion = converted_in + converted_out;
+        let depth = self.depth();
         if self
             .latency
-            .measured(output.times.total, conversion, Instant::now())
+            .measured(output.times.total, conversion, depth, Instant::now())
         {
             self.post(gst::message::Latency::builder().src(&*self.obj()).build());
         }
@@ -244,13 +245,21 @@ impl OsddDeblur {
         Ok(buffer)
     }
 
-    /// Makes the output buffer of a frame. `input` is what the engine was given for it.
-    fn finish(&self, frame: Frame, input: Frame, kept: Kept) -> Result<gst::Buffer, gst::FlowError> {
+    /// Makes the output buffer of a frame, and says how long that took. `input` is what the engine was given for it.
+    fn finish(
+        &self,
+        frame: Frame,
+        input: Frame,
+        kept: Kept,
+    ) -> Result<(gst::Buffer, Duration), gst::FlowError> {
         let mut buffer = self.output_buffer()?;
+        // Waiting for a buffer of downstream's is not the element's time.
+        let start = Instant::now();
         let copied = lock(&self.stream).copy_out(frame, input, kept, buffer.make_mut());
+        let time = start.elapsed();
         copied.map_err(|error| self.bad_frame(&error))?;
         count(&self.counters.frames_out);
-        Ok(buffer)
+        Ok((buffer, time))
     }
 
     /// A buffer that leaves as it came, copied where downstream cannot read its strides.
@@ -298,10 +307,12 @@ impl OsddDeblur {
     /// Sends a frame. BaseTransform does not send any: it would mark whatever leaves next as the first after a gap, where
     /// the frame that it means has just come in.
     pub(super) fn push(&self, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
-        let end = buffer
-            .pts()
-            .map(|pts| pts.saturating_add(buffer.duration().unwrap_or(gst::ClockTime::ZERO)));
-        *lock(&self.position) = end;
+        let segment = self.obj().segment();
+        if let (Some(segment), Some(pts)) = (segment.downcast_ref::<gst::ClockTime>(), buffer.pts()) {
+            let end = pts.saturating_add(buffer.duration().unwrap_or(gst::ClockTime::ZERO));
+            let end = segment.stop().map_or(end, |stop| end.min(stop));
+            *lock(&self.position) = segment.to_stream_time(end);
+        }
         self.obj().src_pad().push(buffer)
     }
 

@@ -36,7 +36,7 @@ pub struct OsddDeblur {
     /// There from start to stop.
     pub(super) engine: Mutex<Option<Arc<Engine>>>,
     pub(super) stream: Mutex<Stream>,
-    /// Where the latest frame that was sent ends, in time of the segment.
+    /// Where the latest frame that was sent ends, in stream time.
     pub(super) position: Mutex<Option<gst::ClockTime>>,
     pub(super) flushing: AtomicBool,
     /// An error has been posted; nothing works before the next start.
@@ -96,14 +96,6 @@ impl OsddDeblur {
     /// Whether an event can wait behind frames that are under way.
     fn has_room(&self) -> bool {
         (1..MAX_PENDING).contains(&lock(&self.stream).pending.len())
-    }
-
-    /// Where the latest frame that was sent ends, in stream time.
-    fn stream_position(&self) -> Option<gst::ClockTime> {
-        let sent = (*lock(&self.position))?;
-        let segment = self.obj().segment();
-        let segment = segment.downcast_ref::<gst::ClockTime>()?;
-        segment.to_stream_time(segment.stop().map_or(sent, |stop| sent.min(stop)))
     }
 
     /// A click as upstream sees it: beside the output the input is shown, and both are the same picture.
@@ -273,7 +265,9 @@ impl BaseTransformImpl for OsddDeblur {
         query.add_allocation_meta::<gst_video::VideoMeta>(None);
         // Frames that pass are upstream's own buffers, so its pool needs those that downstream keeps.
         let kept = decide_query.and_then(|decided| decided.allocation_pools().next());
+        let untouched = lock(&self.settings).compare != Compare::SideBySide;
         if let Some((_, size, min, _)) = kept
+            && untouched
             && min > 0
         {
             query.add_allocation_pool(None::<&gst::BufferPool>, size, min, 0);
@@ -384,7 +378,8 @@ impl BaseTransformImpl for OsddDeblur {
                 true
             }
             (_, gst::QueryViewMut::Position(position)) if position.format() == gst::Format::Time => {
-                match self.stream_position() {
+                let sent = *lock(&self.position);
+                match sent {
                     Some(time) => {
                         position.set(time);
                         true

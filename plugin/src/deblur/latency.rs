@@ -43,7 +43,7 @@ impl Overrun {
 /// What the latest latency message stood for.
 #[derive(Default)]
 struct Announced {
-    mean_ns: u64,
+    added_ns: u64,
     at: Option<Instant>,
 }
 
@@ -122,8 +122,8 @@ impl Latency {
     }
 
     /// Takes the times of one frame into account, the engine's and that of its conversions; true when a latency message is
-    /// due.
-    pub fn measured(&self, engine: Duration, conversion: Duration, now: Instant) -> bool {
+    /// due, with `depth` frames in flight.
+    pub fn measured(&self, engine: Duration, conversion: Duration, depth: i32, now: Instant) -> bool {
         let first = self.frames.fetch_add(1, Ordering::Relaxed) == 0;
         for (mean, time) in [(&self.engine_ns, engine), (&self.conversion_ns, conversion)] {
             let time_ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
@@ -136,15 +136,15 @@ impl Latency {
             mean.store(moved, Ordering::Relaxed);
         }
 
-        let mean_ns = self.taken(1).nseconds();
+        let added_ns = self.added(depth).nseconds();
         let mut announced = lock(&self.announced);
-        let changed = mean_ns.abs_diff(announced.mean_ns) > announced.mean_ns / 4;
+        let changed = added_ns.abs_diff(announced.added_ns) > announced.added_ns / 4;
         let rested = announced
             .at
             .is_none_or(|at| now.saturating_duration_since(at) >= MESSAGE_INTERVAL);
         if changed && rested {
             *announced = Announced {
-                mean_ns,
+                added_ns,
                 at: Some(now),
             };
         }
@@ -193,20 +193,25 @@ mod tests {
         let start = Instant::now();
         let measured = |took_ms, at_ms| {
             let now = start + Duration::from_millis(at_ms);
-            latency.measured(Duration::from_millis(took_ms), Duration::ZERO, now)
+            latency.measured(Duration::from_millis(took_ms), Duration::ZERO, 1, now)
         };
         assert!(measured(100, 0), "the first measurement is news");
         assert!(!measured(110, 2000), "one per cent is not");
         assert!(measured(1000, 3000));
         assert!(!measured(9000, 3500), "too soon after the last");
         assert!(measured(1000, 4000));
+        // A little more time, but too much for the frame rate now, which is a frame more.
+        latency.reset();
+        latency.set_frame_rate(gst::Fraction::new(25, 1));
+        assert!(measured(39, 5000));
+        assert!((6..10).any(|second| measured(42, 1000 * second)));
     }
 
     #[test]
     fn too_slow_is_more_than_the_frame_rate_leaves() {
         let latency = Latency::default();
         let ms = Duration::from_millis;
-        latency.measured(ms(100), ms(20), Instant::now());
+        latency.measured(ms(100), ms(20), 2, Instant::now());
         assert_eq!(latency.overrun(2), None, "the frame rate is unknown");
         latency.set_frame_rate(gst::Fraction::new(10, 1));
         assert_eq!(latency.overrun(2), None, "just in time");
@@ -228,7 +233,7 @@ mod tests {
         latency.set_frame_rate(gst::Fraction::new(25, 1));
         assert_eq!(latency.added(1), gst::ClockTime::ZERO);
         assert_eq!(latency.added(3).mseconds(), 80);
-        latency.measured(ms(30), ms(5), Instant::now());
+        latency.measured(ms(30), ms(5), 2, Instant::now());
         assert_eq!(latency.added(1).mseconds(), 35);
         assert_eq!(latency.added(2).mseconds(), 75);
         latency.set_frame_rate(gst::Fraction::new(100, 1));

@@ -32,7 +32,7 @@ Examples:
 Images: PNG, JPEG, WebP, TIFF, BMP; depth, transparency, colour profile and EXIF data are kept where the output format
 holds them. Videos: whatever GStreamer decodes; the container follows the output's extension (mp4, m4v, mov, mkv, webm,
 avi); sound and subtitles are copied without encoding them again wherever that container takes them.
-Of folders the files in them are taken, not folders in them; videos of other kinds become .mp4 there. The element osdddeblur
+Of folders the files in them are taken, not folders in them; to the names of videos of other kinds .mp4 is added. The element osdddeblur
 has to be installed for videos.";
 
 const BENCH_EXAMPLES: &str = "\

@@ -103,11 +103,19 @@ impl Origin {
     }
 }
 
-/// Whether the data of a JPEG file breaks off: its decoder then makes up the rest. Nothing in the data of a scan looks like the
-/// marker that ends the picture.
+/// Whether the data of a JPEG file breaks off: its decoder then makes up the rest. Behind the first scan's header nothing looks like
+/// the marker that ends the picture; thumbnails lie before it.
 fn is_cut_short(file: &[u8]) -> bool {
-    let last = |marker: [u8; 2]| file.windows(2).rposition(|bytes| bytes == marker);
-    last([0xff, 0xd9]) < last([0xff, 0xda])
+    let mut at = 2;
+    while let Some(&[0xff, marker, high, low]) = file.get(at..at + 4) {
+        at += 2 + usize::from(u16::from_be_bytes([high, low]));
+        if marker == 0xda {
+            let data = file.get(at..).unwrap_or_default();
+            return !data.windows(2).any(|bytes| bytes == [0xff, 0xd9]);
+        }
+    }
+    // Something else is wrong with it, or unusual; that is the decoder's to say.
+    false
 }
 
 /// The pixels of an image for measurements: upright, colour only, 16 bits where the file has them.

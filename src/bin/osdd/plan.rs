@@ -68,13 +68,12 @@ impl Plan {
         }
         let mut plan = Self::default();
         let mut candidates = Vec::new();
-        let into_folder = args.inputs.len() > 1
-            || args.output.is_dir()
-            || args
-                .output
-                .as_os_str()
-                .to_string_lossy()
-                .ends_with(std::path::MAIN_SEPARATOR);
+        let separated = args
+            .output
+            .as_os_str()
+            .to_string_lossy()
+            .ends_with(std::path::MAIN_SEPARATOR);
+        let into_folder = args.inputs.len() > 1 || args.output.is_dir() || separated;
         for input in &args.inputs {
             let metadata = fs::metadata(input).with_context(|| format!("cannot read {}", input.display()))?;
             if metadata.is_dir() {
@@ -96,9 +95,10 @@ impl Plan {
         let makes_folder = into_folder || args.inputs.iter().any(|input| input.is_dir());
         let named_as_file = ImageFormat::from_path(&args.output).is_ok()
             || VIDEO_EXTENSIONS.contains(&extension(&args.output).as_str());
-        if makes_folder && (args.output.is_file() || named_as_file && !args.output.is_dir()) {
+        let is_folder = separated || args.output.is_dir();
+        if makes_folder && (args.output.is_file() || named_as_file && !is_folder) {
             bail!(Usage(format!(
-                "{} is a file, and these inputs need a folder to go to",
+                "{} names a file, and these inputs need a folder to go to",
                 args.output.display()
             )));
         }
@@ -217,12 +217,13 @@ fn identify(path: &Path) -> Result<Media> {
     })
 }
 
-/// The name of an output beside others: the input's, or where videos are not written as what that says, the same as .mp4.
+/// The name of an output beside others: the input's, with .mp4 behind it where videos are not written as what it says.
 fn writable(name: &Path, media: Media) -> PathBuf {
-    match media {
-        Media::Video if Container::for_extension(&extension(name)).is_none() => name.with_extension("mp4"),
-        _ => name.to_owned(),
+    let mut name = name.as_os_str().to_owned();
+    if media == Media::Video && Container::for_extension(&extension(name.as_ref())).is_none() {
+        name.push(".mp4");
     }
+    name.into()
 }
 
 /// What `output` shall be, given what `input` is; or why that cannot be.
