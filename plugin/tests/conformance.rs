@@ -234,3 +234,27 @@ fn upstream_is_told_what_downstream_keeps() {
     let least = query.allocation_pools().map(|(_, _, min, _)| min).max();
     assert_eq!(least, Some(3));
 }
+
+/// While the streaming thread waits in a sink that has its first frame.
+#[test]
+fn the_position_is_told_while_the_stream_is_blocked() {
+    init();
+    let pipeline = gst::parse::launch(
+        "videotestsrc num-buffers=9 ! video/x-raw,width=64,height=48,framerate=25/1 ! \
+         osdddeblur name=deblur depth=1 ! fakesink sync=true",
+    )
+    .expect("a pipeline")
+    .downcast::<gst::Pipeline>()
+    .expect("a pipeline");
+    pipeline.set_state(gst::State::Paused).expect("it pauses");
+    let (result, _, _) = pipeline.state(gst::ClockTime::from_seconds(60));
+    result.expect("it has paused");
+    let element = pipeline.by_name("deblur").expect("the launch line names it");
+    let (sender, answer) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let _ = sender.send(element.query_position::<gst::ClockTime>());
+    });
+    let position = answer.recv_timeout(std::time::Duration::from_secs(60));
+    assert_eq!(position.expect("an answer"), Some(pts(1)));
+    pipeline.set_state(gst::State::Null).expect("it stops");
+}
