@@ -17,6 +17,8 @@ struct Stream {
     interlace_mode: Option<&'static str>,
     /// Bytes more or less than the caps say.
     wrong_bytes: i64,
+    /// What a video meta says beside the truth: the first line and the distance of lines of every plane.
+    layout: Option<(i64, i32)>,
     compare: &'static str,
     strength: f64,
 }
@@ -43,6 +45,12 @@ fn stream() -> impl Strategy<Value = Stream> {
         Just("alternate"),
     ]);
     let wrong = prop_oneof![8 => Just(0), 1 => -64_i64..64, 1 => -100_000_i64..0];
+    let layout = prop_oneof![
+        6 => Just(None),
+        1 => Just(Some((0, 0))),
+        1 => (-100_i64..100, -100..100).prop_map(Some),
+        1 => (proptest::num::i64::ANY, proptest::num::i32::ANY).prop_map(Some),
+    ];
     let compare = prop_oneof![Just("off"), Just("split"), Just("side-by-side")];
     let strength = prop_oneof![Just(0.0), Just(1.0), 0.0..1.0];
     (
@@ -52,17 +60,29 @@ fn stream() -> impl Strategy<Value = Stream> {
         colorimetry(),
         interlace,
         wrong,
+        layout,
         compare,
         strength,
     )
         .prop_map(
-            |(format, size, framerate, colorimetry, interlace_mode, wrong_bytes, compare, strength)| Stream {
+            |(
                 format,
                 size,
                 framerate,
                 colorimetry,
                 interlace_mode,
                 wrong_bytes,
+                layout,
+                compare,
+                strength,
+            )| Stream {
+                format,
+                size,
+                framerate,
+                colorimetry,
+                interlace_mode,
+                wrong_bytes,
+                layout,
                 compare,
                 strength,
             },
@@ -87,6 +107,32 @@ fn caps_of(stream: &Stream) -> gst::Caps {
     caps
 }
 
+fn frame_of(stream: &Stream, info: &gst_video::VideoInfo) -> gst::Buffer {
+    let size = usize::try_from(info.size() as i64 + stream.wrong_bytes).unwrap_or_default();
+    let mut buffer = gst::Buffer::from_mut_slice(vec![99; size]);
+    if let Some((offset, stride)) = stream.layout {
+        let offsets = info
+            .offset()
+            .iter()
+            .map(|&start| start.wrapping_add_signed(offset as isize));
+        let strides = info
+            .stride()
+            .iter()
+            .map(|&distance| distance.wrapping_add(stride));
+        gst_video::VideoMeta::add_full(
+            buffer.make_mut(),
+            gst_video::VideoFrameFlags::empty(),
+            info.format(),
+            info.width(),
+            info.height(),
+            &offsets.collect::<Vec<_>>(),
+            &strides.collect::<Vec<_>>(),
+        )
+        .expect("a meta");
+    }
+    buffer
+}
+
 /// Two frames of a stream; whether all was well.
 fn play_stream(element: &gst::Element, stream: &Stream) -> bool {
     let caps = caps_of(stream);
@@ -97,8 +143,7 @@ fn play_stream(element: &gst::Element, stream: &Stream) -> bool {
     let Ok(info) = gst_video::VideoInfo::from_caps(&caps) else {
         return false;
     };
-    let size = usize::try_from(info.size() as i64 + stream.wrong_bytes).unwrap_or_default();
-    let fine = (0..2).all(|_| harness.push(gst::Buffer::from_mut_slice(vec![99; size])).is_ok());
+    let fine = (0..2).all(|_| harness.push(frame_of(stream, &info)).is_ok());
     let ended = harness.push_event(gst::event::Eos::new());
     let frames = std::iter::from_fn(|| harness.try_pull()).count();
     assert!(!fine || !ended || frames == 2, "{frames} frames of {stream:?}");
@@ -123,6 +168,7 @@ fn any_stream_is_answered_and_the_next_is_fine() {
         colorimetry: None,
         interlace_mode: None,
         wrong_bytes: 0,
+        layout: None,
         compare: "off",
         strength: 1.0,
     };

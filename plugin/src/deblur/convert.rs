@@ -7,7 +7,7 @@ use osdd::frame::{Frame, PixelFormat};
 
 use super::{
     difference::{self, Samples},
-    formats::{engine_format, rgb_info, with_known_colorimetry},
+    formats::{engine_format, rgb_info, with_enough_chroma, with_known_colorimetry},
     planes,
 };
 
@@ -15,6 +15,8 @@ use super::{
 pub(crate) struct FrameConverter {
     sink_info: gst_video::VideoInfo,
     src_info: gst_video::VideoInfo,
+    /// What the caps say; frames may have to be converted as something else.
+    interlace_mode: gst_video::VideoInterlaceMode,
     sink_rgb_info: gst_video::VideoInfo,
     src_rgb_info: gst_video::VideoInfo,
     to_rgb: Converter,
@@ -37,8 +39,9 @@ impl FrameConverter {
         src_info: &gst_video::VideoInfo,
     ) -> Result<Self, glib::BoolError> {
         let format = engine_format(sink_info);
-        let sink_info = with_known_colorimetry(sink_info)?;
-        let src_info = with_known_colorimetry(src_info)?;
+        let interlace_mode = sink_info.interlace_mode();
+        let sink_info = with_enough_chroma(&with_known_colorimetry(sink_info)?)?;
+        let src_info = with_enough_chroma(&with_known_colorimetry(src_info)?)?;
         let sink_rgb_info = rgb_info(&sink_info, format)?;
         let src_rgb_info = rgb_info(&src_info, format)?;
         let samples = Samples::of(&sink_info).filter(|_| sink_info.width() == src_info.width());
@@ -53,6 +56,7 @@ impl FrameConverter {
             from_rgb: Converter::new(&src_rgb_info, &src_info)?,
             sink_info,
             src_info,
+            interlace_mode,
             sink_rgb_info,
             src_rgb_info,
             format,
@@ -75,7 +79,7 @@ impl FrameConverter {
     pub fn has_fields(&self, buffer: &gst::BufferRef) -> bool {
         use gst_video::{VideoBufferFlags, VideoInterlaceMode, prelude::VideoBufferExt};
 
-        let woven = match self.sink_info.interlace_mode() {
+        let woven = match self.interlace_mode {
             VideoInterlaceMode::Interleaved => true,
             VideoInterlaceMode::Mixed => buffer.video_flags().contains(VideoBufferFlags::INTERLACED),
             _ => false,
@@ -87,8 +91,9 @@ impl FrameConverter {
     ///
     /// # Errors
     ///
-    /// The buffer is too small for its caps, or cannot be mapped.
+    /// The buffer is too small for its caps or for its video meta, or cannot be mapped.
     pub fn to_frame(&self, buffer: &gst::BufferRef, mut recycled: Vec<u8>) -> Result<Frame, glib::BoolError> {
+        planes::check_layout(buffer, &self.sink_info)?;
         recycled.resize(self.sink_rgb_info.size(), 0);
         let input = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &self.sink_info)?;
         let mut rgb = gst::Buffer::from_mut_slice(recycled);
@@ -142,6 +147,7 @@ impl FrameConverter {
         original: Option<Vec<u8>>,
         buffer: &mut gst::BufferRef,
     ) -> Result<impl IntoIterator<Item = Vec<u8>> + use<>, glib::BoolError> {
+        planes::check_layout(buffer, &self.src_info)?;
         let mut output = gst_video::VideoFrameRef::from_buffer_ref_writable(buffer, &self.src_info)?;
         let frame = from_rgb(&self.from_rgb, frame.data, &self.src_rgb_info, &mut output)?;
         let (Some(samples), Some(original)) = (self.samples, original) else {
@@ -167,8 +173,10 @@ impl FrameConverter {
     ///
     /// # Errors
     ///
-    /// One of the buffers is too small for its caps, or cannot be mapped.
+    /// One of the buffers is too small for its caps or for its video meta, or cannot be mapped.
     pub fn copy(&self, from: &gst::BufferRef, to: &mut gst::BufferRef) -> Result<(), glib::BoolError> {
+        planes::check_layout(from, &self.src_info)?;
+        planes::check_layout(to, &self.src_info)?;
         let from = gst_video::VideoFrameRef::from_buffer_ref_readable(from, &self.src_info)?;
         let mut to = gst_video::VideoFrameRef::from_buffer_ref_writable(to, &self.src_info)?;
         planes::copy(&from, &mut to)
@@ -294,6 +302,63 @@ mod tests {
                 worst <= Some(2),
                 "{colorimetry} {yuv:?}: {got:?}, expected {expected:?}"
             );
+        }
+    }
+
+    /// Memory with a mark behind the part that a buffer shows.
+    struct Marked {
+        data: Vec<u8>,
+        shown: usize,
+    }
+
+    const MARK: u8 = 0xa5;
+
+    impl AsRef<[u8]> for Marked {
+        fn as_ref(&self) -> &[u8] {
+            &self.data[..self.shown]
+        }
+    }
+
+    impl AsMut<[u8]> for Marked {
+        fn as_mut(&mut self) -> &mut [u8] {
+            &mut self.data[..self.shown]
+        }
+    }
+
+    #[test]
+    fn nothing_is_written_behind_a_frame() {
+        use gst_video::VideoInterlaceMode::{Interleaved, Mixed, Progressive};
+
+        gst::init().expect("GStreamer starts");
+        let template = super::super::caps::TEMPLATE.structure(0).expect("a structure");
+        let formats = template.get::<gst::List>("format").expect("formats");
+        for format in formats.iter().map(|format| format.get::<&str>().expect("a name")) {
+            for mode in [Progressive, Interleaved, Mixed] {
+                for (width, height) in (1..12).flat_map(|height| [(1, height), (6, height), (11, height)]) {
+                    let info = VideoInfo::builder(VideoFormat::from_string(format), width, height)
+                        .interlace_mode(mode)
+                        .build()
+                        .expect("a format");
+                    let mut converter = FrameConverter::new(&info, &info).expect("a converter");
+                    let input = gst::Buffer::from_slice(vec![99; info.size()]);
+                    let frame = converter.to_frame(&input, Vec::new()).expect("a frame");
+                    let original = converter.keep_original(&input, Vec::new()).expect("a copy");
+                    let mut output = gst::Buffer::from_mut_slice(Marked {
+                        data: vec![MARK; info.size() + 4096],
+                        shown: info.size(),
+                    });
+                    let spare = converter
+                        .write_frame(frame.clone(), frame, original, output.make_mut())
+                        .expect("an output");
+                    drop(spare);
+                    let output = output.try_into_inner::<Marked>().map_err(|(_, error)| error);
+                    let output = output.expect("the memory");
+                    assert!(
+                        output.data[output.shown..].iter().all(|&byte| byte == MARK),
+                        "{format} {mode:?} {width}x{height}"
+                    );
+                }
+            }
         }
     }
 

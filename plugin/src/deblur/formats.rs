@@ -54,6 +54,40 @@ pub(crate) fn with_known_colorimetry(
         .build()
 }
 
+/// GStreamer (1.22) lays out interlaced P010, P012 and P016 of 4n + 2 lines with a line of chroma less than its
+/// GstVideoConverter reads and writes. Such frames are converted as if they were progressive, within their memory: the two
+/// fields then share chroma where the model changes it.
+pub(crate) fn with_enough_chroma(
+    info: &gst_video::VideoInfo,
+) -> Result<gst_video::VideoInfo, glib::BoolError> {
+    let chroma = 1;
+    let subsampled = info.is_interlaced()
+        && info.n_components() > 1
+        && info
+            .format_info()
+            .h_sub()
+            .get(chroma)
+            .is_some_and(|&shift| shift > 0);
+    if !subsampled {
+        return Ok(info.clone());
+    }
+    let plane = info.comp_plane(chroma as u8) as usize;
+    let start = info.offset()[plane];
+    let end = info.offset().get(plane + 1).copied().unwrap_or(info.size());
+    let stride = usize::try_from(info.stride()[plane]).unwrap_or_default().max(1);
+    let lines = (info.height() as usize).saturating_sub(2)..info.height() as usize;
+    let needed = lines
+        .map(|line| line / 4 * 2 + line % 2 + 1)
+        .max()
+        .unwrap_or_default();
+    if needed <= end.saturating_sub(start) / stride {
+        return Ok(info.clone());
+    }
+    gst_video::VideoInfo::builder_from_info(info)
+        .interlace_mode(gst_video::VideoInterlaceMode::Progressive)
+        .build()
+}
+
 /// R'G'B' in full range with packed rows, of the size, transfer function and primaries of `info`.
 pub(crate) fn rgb_info(
     info: &gst_video::VideoInfo,
