@@ -6,6 +6,7 @@
 
 mod measure;
 mod model;
+mod quiet;
 
 use std::fmt::Write;
 use std::process::{Command, Stdio};
@@ -58,6 +59,8 @@ struct Report {
     tile_overlap: usize,
     frames: u32,
     rounds: u32,
+    /// Share of the processors' time that other programs took meanwhile, in 0..=1.
+    others: Option<f64>,
     sizes: Vec<SizeReport>,
 }
 
@@ -122,6 +125,7 @@ fn measure_all(args: &BenchArgs, sizes: &[Size]) -> Result<Report> {
     let mut reports = Vec::new();
     // The engine's own measurement knows what "auto" became.
     let mut resolved = None;
+    let watch = quiet::Watch::start();
     for &size in sizes {
         let mut samples: [Vec<Sample>; 3] = Default::default();
         let mut models: Vec<ModelSample> = Vec::new();
@@ -162,6 +166,7 @@ fn measure_all(args: &BenchArgs, sizes: &[Size]) -> Result<Report> {
         tile_overlap: args.engine.runtime.overlap,
         frames: args.frames,
         rounds: args.rounds,
+        others: watch.others(),
         sizes: reports,
     })
 }
@@ -312,6 +317,16 @@ fn table(report: &Report) -> Result<String> {
         text,
         "\nratio: the pipeline's to the engine alone; the moving gamma's to the pipeline's"
     )?;
+    let summaries = report
+        .sizes
+        .iter()
+        .flat_map(|size| [&size.engine, &size.pipeline, &size.moving_gamma]);
+    let rounds = summaries
+        .map(|summary| summary.rounds.as_slice())
+        .collect::<Vec<_>>();
+    for note in quiet::notes(report.others, &rounds) {
+        writeln!(text, "{note}")?;
+    }
     Ok(text)
 }
 
