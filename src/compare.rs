@@ -1,6 +1,7 @@
 //! Before and after in one picture.
 
-use crate::frame::{Frame, PixelFormat};
+use crate::Result;
+use crate::frame::{Frame, PixelFormat, reserve};
 
 /// The part of `output` left of `position` (0 to 1 of its width) becomes `input`, which has the same size and format; a white
 /// line, one pixel wide for every 640 of the width, marks the border unless it lies at an edge. Gives the border's column.
@@ -25,9 +26,12 @@ pub fn split(output: &mut Frame, input: &Frame, position: f64) -> usize {
 }
 
 /// `input` left and `output` right, of the same size and format, in a frame twice as wide that uses `recycled`.
-pub fn side_by_side(output: &Frame, input: &Frame, mut recycled: Vec<u8>) -> Frame {
+///
+/// # Errors
+/// Too little memory.
+pub fn side_by_side(output: &Frame, input: &Frame, mut recycled: Vec<u8>) -> Result<Frame> {
     recycled.clear();
-    recycled.reserve(output.data.len() + input.data.len());
+    reserve(&mut recycled, output.data.len() + input.data.len())?;
     let stride = output.stride();
     for (input, output) in input
         .data
@@ -37,12 +41,12 @@ pub fn side_by_side(output: &Frame, input: &Frame, mut recycled: Vec<u8>) -> Fra
         recycled.extend_from_slice(input);
         recycled.extend_from_slice(output);
     }
-    Frame {
+    Ok(Frame {
         width: 2 * output.width,
         height: output.height,
         format: output.format,
         data: recycled,
-    }
+    })
 }
 
 /// Space around a label's letters, and between its box and the frame's edge, in dots.
@@ -176,7 +180,8 @@ mod tests {
             &frame(3, PixelFormat::Rgba16, 2),
             &frame(3, PixelFormat::Rgba16, 1),
             vec![9; 7],
-        );
+        )
+        .unwrap();
         assert_eq!((both.width, both.height), (6, 2));
         assert_eq!(both.data.len(), 2 * both.stride());
         for row in both.data.chunks_exact(both.stride()) {

@@ -63,6 +63,18 @@ pub struct Frame {
     pub data: Vec<u8>,
 }
 
+/// Makes room for `length` bytes in all in memory that is filled afterwards.
+///
+/// # Errors
+/// [`Error::NoMemory`], where Rust's own collections would end the process.
+pub fn reserve(memory: &mut Vec<u8>, length: usize) -> Result<()> {
+    let more = length.saturating_sub(memory.len());
+    memory.try_reserve_exact(more).map_err(|_| Error::NoMemory {
+        device: "cpu".into(),
+        reason: format!("{length} bytes for a frame"),
+    })
+}
+
 /// Without the pixels.
 impl fmt::Debug for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -94,6 +106,17 @@ impl Frame {
         };
         frame.check()?;
         Ok(frame)
+    }
+
+    /// The same frame again.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`]
+    pub fn try_clone(&self) -> Result<Self> {
+        let mut data = Vec::new();
+        reserve(&mut data, self.data.len())?;
+        data.extend_from_slice(&self.data);
+        Ok(Frame { data, ..*self })
     }
 
     /// Takes over the alpha of a frame of the same layout; nothing where there is none.
@@ -144,5 +167,21 @@ mod tests {
         assert!(Frame::from_data(3, 2, PixelFormat::Rgb8, vec![0; 18]).is_ok());
         assert!(Frame::from_data(3, 2, PixelFormat::Rgb16, vec![0; 18]).is_err());
         assert!(Frame::from_data(0, 2, PixelFormat::Rgb8, vec![]).is_err());
+    }
+
+    #[test]
+    fn memory_that_is_not_there_is_an_error() {
+        let mut memory = vec![1, 2, 3];
+        reserve(&mut memory, 100).unwrap();
+        assert!(memory.capacity() >= 100);
+        let error = reserve(&mut memory, isize::MAX as usize).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::NoMemory);
+        assert_eq!(memory, [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_clone_is_the_same_frame() {
+        let frame = Frame::from_data(1, 2, PixelFormat::Rgb8, vec![1, 2, 3, 4, 5, 6]).unwrap();
+        assert_eq!(frame.try_clone().unwrap(), frame);
     }
 }

@@ -84,7 +84,10 @@ fn the_position_is_that_of_the_latest_frame_sent() {
     for index in 0..4 {
         push(&mut harness, &info, index);
     }
-    assert_eq!(position(), pts(2), "two frames are under way");
+    // How many are still under way depends on how fast the engine is.
+    let sent = u64::from(harness.buffers_received());
+    assert!((2..=4).contains(&sent), "{sent} frames have left");
+    assert_eq!(position(), pts(sent));
     assert!(harness.push_event(gst::event::Eos::new()));
     assert_eq!(position(), pts(4));
 }

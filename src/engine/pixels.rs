@@ -47,7 +47,7 @@ pub(super) fn from_tensor(tensor: &Tensor, input: &Frame) -> Result<Frame> {
         levels = Tensor::f_cat(&[levels, alpha], 3)?;
     }
     let levels = levels.f_contiguous()?;
-    let mut frame = Frame::new(input.width, input.height, input.format);
+    let mut frame = input.try_clone()?;
     levels.f_copy_data_u8(&mut frame.data, levels.numel())?;
     Ok(frame)
 }
@@ -97,7 +97,7 @@ fn values_of_words(values: &mut [f32], samples: &[u8], scale: f32) {
 fn from_tensor_in_one_pass(tensor: &Tensor, input: &Frame) -> Result<Frame> {
     let rows = tensor.f_permute([0, 2, 3, 1])?.f_contiguous()?;
     // Alpha is the input's.
-    let mut frame = input.clone();
+    let mut frame = input.try_clone()?;
     let full = input.format.full_scale() as f32;
     // SAFETY: float32, on the CPU and without gaps.
     let values = unsafe { std::slice::from_raw_parts(rows.data_ptr().cast::<f32>(), rows.numel()) };

@@ -115,7 +115,7 @@ impl Restorer {
                 ..StageTimes::default()
             };
             return Ok(Restored {
-                frame: frame.clone(),
+                frame: frame.try_clone()?,
                 times,
                 tiles: 0,
                 tiles_failed: 0,
@@ -148,7 +148,7 @@ impl Restorer {
             }
             None => from_tensor(&output, frame)?,
         };
-        self.last = repeats.then(|| frame.clone());
+        self.last = if repeats { Some(frame.try_clone()?) } else { None };
         times.download = blended.elapsed();
         times.total = start.elapsed();
         Ok(Restored {

@@ -3,13 +3,43 @@
 //! The engine sees R'G'B' in full range with the transfer function and the primaries that the input has: only
 //! the matrix and the range are converted, there and back, so that nothing but the model changes the colours.
 
-use osdd::frame::{Frame, PixelFormat};
+use osdd::frame::{Frame, PixelFormat, reserve};
 
 use super::{
     difference::{self, Samples},
     formats::{engine_format, rgb_info, with_enough_chroma, with_known_colorimetry},
     planes,
 };
+
+/// Why a frame cannot be converted.
+#[derive(Debug)]
+pub(crate) enum FrameError {
+    /// It is not what its caps say.
+    Unfit(glib::BoolError),
+    /// There is no memory for another.
+    Engine(osdd::Error),
+}
+
+impl From<glib::BoolError> for FrameError {
+    fn from(error: glib::BoolError) -> Self {
+        Self::Unfit(error)
+    }
+}
+
+impl From<osdd::Error> for FrameError {
+    fn from(error: osdd::Error) -> Self {
+        Self::Engine(error)
+    }
+}
+
+impl std::fmt::Display for FrameError {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            Self::Unfit(error) => error.fmt(f),
+            Self::Engine(error) => error.fmt(f),
+        }
+    }
+}
 
 /// Converts between frames of one pair of caps and frames of the engine.
 pub(crate) struct FrameConverter {
@@ -33,11 +63,11 @@ impl FrameConverter {
     ///
     /// # Errors
     ///
-    /// GstVideoConverter cannot convert this format.
+    /// GstVideoConverter cannot convert this format; too little memory.
     pub fn new(
         sink_info: &gst_video::VideoInfo,
         src_info: &gst_video::VideoInfo,
-    ) -> Result<Self, glib::BoolError> {
+    ) -> Result<Self, FrameError> {
         let format = engine_format(sink_info);
         let interlace_mode = sink_info.interlace_mode();
         let sink_info = with_enough_chroma(&with_known_colorimetry(sink_info)?)?;
@@ -46,7 +76,7 @@ impl FrameConverter {
         let src_rgb_info = rgb_info(&src_info, format)?;
         let samples = Samples::of(&sink_info).filter(|_| sink_info.width() == src_info.width());
         let before = match samples {
-            Some(_) => gst::Buffer::from_mut_slice(vec![0; src_info.size()]),
+            Some(_) => gst::Buffer::from_mut_slice(bytes(Vec::new(), src_info.size())?),
             None => gst::Buffer::new(),
         };
         Ok(Self {
@@ -91,10 +121,10 @@ impl FrameConverter {
     ///
     /// # Errors
     ///
-    /// The buffer is too small for its caps or for its video meta, or cannot be mapped.
-    pub fn to_frame(&self, buffer: &gst::BufferRef, mut recycled: Vec<u8>) -> Result<Frame, glib::BoolError> {
+    /// The buffer is too small for its caps or for its video meta, or cannot be mapped; too little memory.
+    pub fn to_frame(&self, buffer: &gst::BufferRef, recycled: Vec<u8>) -> Result<Frame, FrameError> {
         planes::check_layout(buffer, &self.sink_info)?;
-        recycled.resize(self.sink_rgb_info.size(), 0);
+        let recycled = bytes(recycled, self.sink_rgb_info.size())?;
         let input = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &self.sink_info)?;
         let mut rgb = gst::Buffer::from_mut_slice(recycled);
         {
@@ -114,16 +144,16 @@ impl FrameConverter {
     ///
     /// # Errors
     ///
-    /// The buffer is too small for its caps, or cannot be mapped.
+    /// The buffer is too small for its caps, or cannot be mapped; too little memory.
     pub fn keep_original(
         &self,
         buffer: &gst::BufferRef,
-        mut recycled: Vec<u8>,
-    ) -> Result<Option<Vec<u8>>, glib::BoolError> {
+        recycled: Vec<u8>,
+    ) -> Result<Option<Vec<u8>>, FrameError> {
         if self.samples.is_none() {
             return Ok(None);
         }
-        recycled.resize(self.sink_info.size(), 0);
+        let recycled = bytes(recycled, self.sink_info.size())?;
         let mut original = gst::Buffer::from_mut_slice(recycled);
         {
             let input = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &self.sink_info)?;
@@ -131,7 +161,7 @@ impl FrameConverter {
             let mut original = gst_video::VideoFrameRef::from_buffer_ref_writable(original, &self.sink_info)?;
             planes::copy(&input, &mut original)?;
         }
-        into_data(original).map(Some)
+        Ok(Some(into_data(original)?))
     }
 
     /// Writes a frame of the source pad's size into `buffer`. `input` is what the model was given, `original`
@@ -146,7 +176,7 @@ impl FrameConverter {
         input: Frame,
         original: Option<Vec<u8>>,
         buffer: &mut gst::BufferRef,
-    ) -> Result<impl IntoIterator<Item = Vec<u8>> + use<>, glib::BoolError> {
+    ) -> Result<impl IntoIterator<Item = Vec<u8>> + use<>, FrameError> {
         planes::check_layout(buffer, &self.src_info)?;
         let mut output = gst_video::VideoFrameRef::from_buffer_ref_writable(buffer, &self.src_info)?;
         let frame = from_rgb(&self.from_rgb, frame.data, &self.src_rgb_info, &mut output)?;
@@ -174,13 +204,20 @@ impl FrameConverter {
     /// # Errors
     ///
     /// One of the buffers is too small for its caps or for its video meta, or cannot be mapped.
-    pub fn copy(&self, from: &gst::BufferRef, to: &mut gst::BufferRef) -> Result<(), glib::BoolError> {
+    pub fn copy(&self, from: &gst::BufferRef, to: &mut gst::BufferRef) -> Result<(), FrameError> {
         planes::check_layout(from, &self.src_info)?;
         planes::check_layout(to, &self.src_info)?;
         let from = gst_video::VideoFrameRef::from_buffer_ref_readable(from, &self.src_info)?;
         let mut to = gst_video::VideoFrameRef::from_buffer_ref_writable(to, &self.src_info)?;
-        planes::copy(&from, &mut to)
+        Ok(planes::copy(&from, &mut to)?)
     }
+}
+
+/// So many bytes in the memory of `recycled`, whatever they are.
+fn bytes(mut recycled: Vec<u8>, length: usize) -> osdd::Result<Vec<u8>> {
+    reserve(&mut recycled, length)?;
+    recycled.resize(length, 0);
+    Ok(recycled)
 }
 
 fn writable(buffer: &mut gst::Buffer) -> Result<&mut gst::BufferRef, glib::BoolError> {

@@ -3,18 +3,23 @@
 //! The lines of an interlaced frame belong to two moments. Woven together they look like a comb, which no
 //! model should see.
 
-use osdd::frame::Frame;
+use osdd::Result;
+use osdd::frame::{Frame, reserve};
 
 /// Lines between the fields, half of them mirrored from either, so that the model sees neither at the other's
 /// edge.
 const GAP: usize = 64;
 
 /// Even lines, the gap, odd lines, in the memory of `recycled`: a frame of [`GAP`] lines more.
-pub(crate) fn separate(frame: &Frame, mut recycled: Vec<u8>) -> Frame {
+///
+/// # Errors
+///
+/// Too little memory.
+pub(crate) fn separate(frame: &Frame, mut recycled: Vec<u8>) -> Result<Frame> {
     let stride = frame.stride();
     let (even, odd) = (frame.height.div_ceil(2), frame.height / 2);
     recycled.clear();
-    recycled.reserve((frame.height + GAP) * stride);
+    reserve(&mut recycled, (frame.height + GAP) * stride)?;
     let lines = (0..even)
         .chain((0..GAP / 2).map(|line| even.saturating_sub(2 + line)))
         .map(|line| 2 * line)
@@ -28,21 +33,25 @@ pub(crate) fn separate(frame: &Frame, mut recycled: Vec<u8>) -> Frame {
     for line in lines {
         recycled.extend_from_slice(&frame.data[line * stride..][..stride]);
     }
-    Frame {
+    Ok(Frame {
         width: frame.width,
         height: frame.height + GAP,
         format: frame.format,
         data: recycled,
-    }
+    })
 }
 
 /// Undoes [`separate`].
-pub(crate) fn weave(frame: &Frame, mut recycled: Vec<u8>) -> Frame {
+///
+/// # Errors
+///
+/// Too little memory.
+pub(crate) fn weave(frame: &Frame, mut recycled: Vec<u8>) -> Result<Frame> {
     let stride = frame.stride();
     let height = frame.height - GAP;
     let first_odd = height.div_ceil(2) + GAP;
     recycled.clear();
-    recycled.reserve(height * stride);
+    reserve(&mut recycled, height * stride)?;
     for line in 0..height {
         let from = if line % 2 == 0 {
             line / 2
@@ -51,12 +60,12 @@ pub(crate) fn weave(frame: &Frame, mut recycled: Vec<u8>) -> Frame {
         };
         recycled.extend_from_slice(&frame.data[from * stride..][..stride]);
     }
-    Frame {
+    Ok(Frame {
         width: frame.width,
         height,
         format: frame.format,
         data: recycled,
-    }
+    })
 }
 
 #[cfg(test)]
@@ -76,7 +85,7 @@ mod tests {
 
     #[test]
     fn fields_lie_above_each_other_with_their_mirrors_between() {
-        let fields = separate(&numbered(200), Vec::new());
+        let fields = separate(&numbered(200), Vec::new()).expect("memory");
         assert_eq!(fields.height, 200 + GAP);
         let lines = fields.data.chunks(6).map(|row| row[0]).collect::<Vec<_>>();
         assert_eq!(lines[..3], [0, 2, 4]);
@@ -89,9 +98,9 @@ mod tests {
     fn weaving_undoes_separating() {
         for height in [2, 3, 5, 48, 101] {
             let frame = numbered(height);
-            let fields = separate(&frame, vec![7; 3]);
+            let fields = separate(&frame, vec![7; 3]).expect("memory");
             assert_eq!(fields.data.len(), fields.height * fields.stride());
-            assert_eq!(weave(&fields, Vec::new()), frame);
+            assert_eq!(weave(&fields, Vec::new()).expect("memory"), frame);
         }
     }
 }

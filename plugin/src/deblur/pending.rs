@@ -12,7 +12,7 @@ use osdd::compare;
 use osdd::frame::Frame;
 
 use super::{
-    convert::FrameConverter,
+    convert::{FrameConverter, FrameError},
     fields,
     settings::{Compare, Settings},
 };
@@ -141,7 +141,7 @@ impl Stream {
     /// # Errors
     ///
     /// There are no caps yet, or the buffer does not fit them.
-    pub fn copy_in(&mut self, input: &gst::BufferRef, view: View) -> Result<(Frame, Kept), glib::BoolError> {
+    pub fn copy_in(&mut self, input: &gst::BufferRef, view: View) -> Result<(Frame, Kept), FrameError> {
         let start = Instant::now();
         let (first, second) = (self.take_spare(), self.take_spare());
         let converter = self
@@ -152,7 +152,7 @@ impl Stream {
         let mut frame = converter.to_frame(input, first)?;
         let original = converter.keep_original(input, second)?;
         if fields {
-            let apart = fields::separate(&frame, self.take_spare());
+            let apart = fields::separate(&frame, self.take_spare())?;
             self.keep_spare(std::mem::replace(&mut frame, apart).data);
         }
         let mut metadata = Metadata::of(input)?;
@@ -180,7 +180,7 @@ impl Stream {
     /// # Errors
     ///
     /// There are no caps yet, or the buffer does not fit them.
-    pub fn pass(&mut self, mut input: gst::Buffer, view: View) -> Result<(), glib::BoolError> {
+    pub fn pass(&mut self, mut input: gst::Buffer, view: View) -> Result<(), FrameError> {
         let passed = if self.wide || view.split_at.is_some() {
             let (frame, kept) = self.copy_in(&input, view)?;
             Pending::Compared { frame, kept }
@@ -203,7 +203,7 @@ impl Stream {
     /// # Errors
     ///
     /// One of the buffers does not fit the caps, or a meta cannot be copied.
-    pub fn copy_across(&self, from: &gst::BufferRef, to: &mut gst::BufferRef) -> Result<(), glib::BoolError> {
+    pub fn copy_across(&self, from: &gst::BufferRef, to: &mut gst::BufferRef) -> Result<(), FrameError> {
         let converter = self.converter.as_ref();
         let converter = converter.ok_or_else(|| glib::bool_error!("a frame before its caps"))?;
         Metadata::of(from)?.copy_to(to)?;
@@ -221,16 +221,16 @@ impl Stream {
         mut input: Frame,
         kept: Kept,
         output: &mut gst::BufferRef,
-    ) -> Result<(), glib::BoolError> {
+    ) -> Result<(), FrameError> {
         if kept.fields {
             for frame in [&mut frame, &mut input] {
-                let woven = fields::weave(frame, self.take_spare());
+                let woven = fields::weave(frame, self.take_spare())?;
                 self.keep_spare(std::mem::replace(frame, woven).data);
             }
         }
         let border = if self.wide {
             let border = frame.width;
-            let both = compare::side_by_side(&frame, &input, self.take_spare());
+            let both = compare::side_by_side(&frame, &input, self.take_spare())?;
             self.keep_spare(std::mem::replace(&mut frame, both).data);
             Some(border)
         } else {

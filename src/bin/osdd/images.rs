@@ -43,7 +43,8 @@ pub(crate) fn deblur(
         }
         Compare::SideBySide => {
             let border = frame.width;
-            frame = side_by_side(&frame, &result.input, Vec::new());
+            frame =
+                side_by_side(&frame, &result.input, Vec::new()).map_err(|error| Step::File(error.into()))?;
             label(&mut frame, border);
         }
     }
