@@ -8,8 +8,9 @@ mod rpath;
 
 fn main() {
     rpath::main();
+    println!("cargo:rerun-if-changed=src/device.cpp");
     println!("cargo:rerun-if-changed=src/memory.cpp");
-    println!("cargo:rustc-check-cfg=cfg(osdd_allocator)");
+    println!("cargo:rustc-check-cfg=cfg(libtorch_headers)");
     println!("cargo:rerun-if-env-changed=LIBTORCH_INCLUDE");
     // As torch-sys finds them.
     let headers = env::var_os("LIBTORCH_INCLUDE").or_else(|| env::var_os("LIBTORCH"));
@@ -19,13 +20,13 @@ fn main() {
             .cpp(true)
             .std("c++20")
             .include(include)
-            .file("src/memory.cpp")
+            .files(["src/device.cpp", "src/memory.cpp"])
             .warnings(false)
-            .compile("osdd_memory");
-        println!("cargo:rustc-cfg=osdd_allocator");
+            .compile("osdd_libtorch");
+        println!("cargo:rustc-cfg=libtorch_headers");
     } else {
         println!(
-            "cargo:warning=no headers in $LIBTORCH/include: tensors get their memory in libtorch's own, slower way"
+            "cargo:warning=no headers in $LIBTORCH/include: tensors get their memory in libtorch's own, slower way, and float32 on a GPU is TF32"
         );
     }
 }

@@ -79,6 +79,19 @@ pub fn resolve(device: Device) -> Result<(Device, tch::Device)> {
     }
 }
 
+/// From now on float32 on a GPU is that and not TF32, which libtorch takes by default; for the whole process. Nothing changes
+/// where the headers of libtorch were missing when this was built.
+pub(crate) fn exact_float32() {
+    #[cfg(libtorch_headers)]
+    {
+        unsafe extern "C" {
+            fn osdd_exact_float32();
+        }
+        // SAFETY: takes no arguments, and sets a flag of libtorch's.
+        unsafe { osdd_exact_float32() };
+    }
+}
+
 /// Arithmetic of the model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {

@@ -10,7 +10,7 @@ pub(crate) fn keep_freed(device: tch::Device) {
     if device != tch::Device::Cpu {
         return;
     }
-    #[cfg(osdd_allocator)]
+    #[cfg(libtorch_headers)]
     {
         static ONCE: std::sync::Once = std::sync::Once::new();
         // SAFETY: takes no arguments, and passes on what the allocator before it gave.
@@ -21,7 +21,7 @@ pub(crate) fn keep_freed(device: tch::Device) {
 /// Gives back what is kept and not in use.
 pub(crate) fn release() {
     // SAFETY: takes no arguments, and locks what it changes.
-    #[cfg(osdd_allocator)]
+    #[cfg(libtorch_headers)]
     unsafe {
         osdd_release_cpu_memory();
     }
@@ -30,7 +30,7 @@ pub(crate) fn release() {
 /// What `work` gives, and how many more bytes of tensors there were at a time than before; other threads' count too. `None` where
 /// nobody counts, see [`keep_freed`].
 pub(crate) fn peak<T>(work: impl FnOnce() -> T) -> (T, Option<u64>) {
-    #[cfg(osdd_allocator)]
+    #[cfg(libtorch_headers)]
     {
         // SAFETY: both take no arguments, and lock what they read.
         let before = unsafe { osdd_watch_cpu_memory() };
@@ -38,7 +38,7 @@ pub(crate) fn peak<T>(work: impl FnOnce() -> T) -> (T, Option<u64>) {
         let most = unsafe { osdd_watched_cpu_memory() };
         (result, Some(most.saturating_sub(before) as u64))
     }
-    #[cfg(not(osdd_allocator))]
+    #[cfg(not(libtorch_headers))]
     (work(), None)
 }
 
@@ -65,7 +65,7 @@ impl Drop for ReleasedAtEnd {
     }
 }
 
-#[cfg(osdd_allocator)]
+#[cfg(libtorch_headers)]
 unsafe extern "C" {
     fn osdd_cache_cpu_memory();
     fn osdd_release_cpu_memory();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use osdd::engine::{Device, Engine, EngineConfig, SendError};
+use osdd::engine::{Device, Engine, EngineConfig, Precision, SendError};
 use osdd::frame::{Frame, PixelFormat};
 use osdd::{Error, ErrorKind};
 
@@ -391,4 +391,40 @@ fn alpha_moves_while_its_scene_stands_still() {
         assert_eq!(parts(&second).1, parts(&frame.data).1);
     }
     assert_eq!(engine.stats().tiles_reused, 2);
+}
+
+/// Needs a GPU; without one there is nothing to compare, and it says so.
+#[test]
+fn a_gpu_gives_what_the_cpu_gives() {
+    if osdd::device::resolve(Device::Cuda(0)).is_err() {
+        eprintln!("no GPU here: CUDA is not tested");
+        return;
+    }
+    let mut input = Frame::new(640, 360, PixelFormat::Rgb16);
+    for (to, from) in input.data.chunks_exact_mut(2).zip(frame(640, 360, 1).data) {
+        to.copy_from_slice(&(257 * u16::from(from)).to_ne_bytes());
+    }
+    let restored = |device, precision| {
+        let engine = Engine::new(EngineConfig {
+            device,
+            precision,
+            ..config()
+        });
+        let output = one(&engine.unwrap(), input.clone());
+        let samples = output.data.chunks_exact(2);
+        samples
+            .map(|s| f64::from(u16::from_ne_bytes([s[0], s[1]])) / 65535.0)
+            .collect::<Vec<_>>()
+    };
+    let expected = restored(Device::Cpu, Precision::Fp32);
+    let differences = |precision| -> Vec<f64> {
+        let got = restored(Device::Cuda(0), precision);
+        got.iter().zip(&expected).map(|(a, b)| (a - b).abs()).collect()
+    };
+    let worst = differences(Precision::Fp32).into_iter().fold(0.0, f64::max);
+    assert!(worst <= 1e-4, "float32 is off by {worst} of full scale");
+    let bf16 = differences(Precision::Bf16);
+    let mean_square = bf16.iter().map(|d| d * d).sum::<f64>() / bf16.len() as f64;
+    let psnr = -10.0 * mean_square.log10();
+    assert!(psnr >= 45.0, "bf16 is {psnr:.1} dB from float32");
 }

@@ -41,7 +41,7 @@ fn an_engine_shares_the_process_with_others() {
     assert_eq!(tch::get_num_threads(), 3);
 
     drop(early);
-    if !cfg!(osdd_allocator) {
+    if !cfg!(libtorch_headers) {
         return;
     }
     // What a tensor frees is the next one's of that size; a request that cannot be met is an error.

@@ -67,6 +67,9 @@ impl Restorer {
         if (precision, device) == (Precision::Fp16, Device::Cpu) {
             tracing::warn!("fp16 is many times slower than fp32 on a CPU");
         }
+        if precision == Precision::Fp32 && torch_device.is_cuda() {
+            device::exact_float32();
+        }
         memory::keep_freed(torch_device);
         let shared = shared_model(&config.model, torch_device, kind)?;
         let weights = shared.merged(config.gamma)?;
