@@ -17,8 +17,8 @@ struct Stream {
     interlace_mode: Option<&'static str>,
     /// Bytes more or less than the caps say.
     wrong_bytes: i64,
-    /// What a video meta says beside the truth: the first line and the distance of lines of every plane.
-    layout: Option<(i64, i32)>,
+    /// What a video meta says beside the truth: the first line and the distance of lines of every plane, and fields.
+    layout: Option<(i64, i32, bool)>,
     compare: &'static str,
     strength: f64,
 }
@@ -47,9 +47,9 @@ fn stream() -> impl Strategy<Value = Stream> {
     let wrong = prop_oneof![8 => Just(0), 1 => -64_i64..64, 1 => -100_000_i64..0];
     let layout = prop_oneof![
         6 => Just(None),
-        1 => Just(Some((0, 0))),
-        1 => (-100_i64..100, -100..100).prop_map(Some),
-        1 => (proptest::num::i64::ANY, proptest::num::i32::ANY).prop_map(Some),
+        1 => any::<bool>().prop_map(|fields| Some((0, 0, fields))),
+        1 => (-100_i64..100, -100..100, any::<bool>()).prop_map(Some),
+        1 => any::<(i64, i32, bool)>().prop_map(Some),
     ];
     let compare = prop_oneof![Just("off"), Just("split"), Just("side-by-side")];
     let strength = prop_oneof![Just(0.0), Just(1.0), 0.0..1.0];
@@ -110,7 +110,7 @@ fn caps_of(stream: &Stream) -> gst::Caps {
 fn frame_of(stream: &Stream, info: &gst_video::VideoInfo) -> gst::Buffer {
     let size = usize::try_from(info.size() as i64 + stream.wrong_bytes).unwrap_or_default();
     let mut buffer = gst::Buffer::from_mut_slice(vec![99; size]);
-    if let Some((offset, stride)) = stream.layout {
+    if let Some((offset, stride, fields)) = stream.layout {
         let offsets = info
             .offset()
             .iter()
@@ -121,7 +121,10 @@ fn frame_of(stream: &Stream, info: &gst_video::VideoInfo) -> gst::Buffer {
             .map(|&distance| distance.wrapping_add(stride));
         gst_video::VideoMeta::add_full(
             buffer.make_mut(),
-            gst_video::VideoFrameFlags::empty(),
+            match fields {
+                true => gst_video::VideoFrameFlags::INTERLACED,
+                false => gst_video::VideoFrameFlags::empty(),
+            },
             info.format(),
             info.width(),
             info.height(),

@@ -47,6 +47,7 @@ pub(super) fn from_tensor(tensor: &Tensor, input: &Frame) -> Result<Frame> {
         levels = Tensor::f_cat(&[levels, alpha], 3)?;
     }
     let levels = levels.f_contiguous()?;
+    // Memory of the right size, to be overwritten.
     let mut frame = input.try_clone()?;
     levels.f_copy_data_u8(&mut frame.data, levels.numel())?;
     Ok(frame)

@@ -7,39 +7,10 @@ use osdd::frame::{Frame, PixelFormat, reserve};
 
 use super::{
     difference::{self, Samples},
+    error::FrameError,
     formats::{engine_format, rgb_info, with_enough_chroma, with_known_colorimetry},
-    planes,
+    layout, planes,
 };
-
-/// Why a frame cannot be converted.
-#[derive(Debug)]
-pub(crate) enum FrameError {
-    /// It is not what its caps say.
-    Unfit(glib::BoolError),
-    /// There is no memory for another.
-    Engine(osdd::Error),
-}
-
-impl From<glib::BoolError> for FrameError {
-    fn from(error: glib::BoolError) -> Self {
-        Self::Unfit(error)
-    }
-}
-
-impl From<osdd::Error> for FrameError {
-    fn from(error: osdd::Error) -> Self {
-        Self::Engine(error)
-    }
-}
-
-impl std::fmt::Display for FrameError {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        match self {
-            Self::Unfit(error) => error.fmt(f),
-            Self::Engine(error) => error.fmt(f),
-        }
-    }
-}
 
 /// Converts between frames of one pair of caps and frames of the engine.
 pub(crate) struct FrameConverter {
@@ -117,55 +88,45 @@ impl FrameConverter {
         woven && self.sink_info.height() > 1
     }
 
-    /// A frame for the engine, in the memory of `recycled`.
+    /// A frame for the engine, and a copy of its samples where [`Self::write_frame`] needs one, in the memory of `recycled`.
     ///
     /// # Errors
     ///
     /// The buffer is too small for its caps or for its video meta, or cannot be mapped; too little memory.
-    pub fn to_frame(&self, buffer: &gst::BufferRef, recycled: Vec<u8>) -> Result<Frame, FrameError> {
-        planes::check_layout(buffer, &self.sink_info)?;
-        let recycled = bytes(recycled, self.sink_rgb_info.size())?;
-        let input = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &self.sink_info)?;
-        let mut rgb = gst::Buffer::from_mut_slice(recycled);
+    pub fn read_frame(
+        &self,
+        buffer: &gst::BufferRef,
+        recycled: [Vec<u8>; 2],
+    ) -> Result<(Frame, Option<Vec<u8>>), FrameError> {
+        let buffer = layout::readable(buffer, &self.sink_info)?;
+        let input = gst_video::VideoFrameRef::from_buffer_ref_readable(&buffer, &self.sink_info)?;
+        let [first, second] = recycled;
+        let mut rgb = gst::Buffer::from_mut_slice(bytes(first, self.sink_rgb_info.size())?);
         {
             let rgb = writable(&mut rgb)?;
             let mut rgb = gst_video::VideoFrameRef::from_buffer_ref_writable(rgb, &self.sink_rgb_info)?;
             self.to_rgb.convert(&input, &mut rgb)?;
         }
-        Ok(Frame {
+        let frame = Frame {
             width: self.sink_rgb_info.width() as usize,
             height: self.sink_rgb_info.height() as usize,
             format: self.format,
             data: into_data(rgb)?,
-        })
-    }
-
-    /// What [`Self::write_frame`] needs of the input: a copy of its samples, in the memory of `recycled`.
-    ///
-    /// # Errors
-    ///
-    /// The buffer is too small for its caps, or cannot be mapped; too little memory.
-    pub fn keep_original(
-        &self,
-        buffer: &gst::BufferRef,
-        recycled: Vec<u8>,
-    ) -> Result<Option<Vec<u8>>, FrameError> {
+        };
         if self.samples.is_none() {
-            return Ok(None);
+            return Ok((frame, None));
         }
-        let recycled = bytes(recycled, self.sink_info.size())?;
-        let mut original = gst::Buffer::from_mut_slice(recycled);
+        let mut original = gst::Buffer::from_mut_slice(bytes(second, self.sink_info.size())?);
         {
-            let input = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, &self.sink_info)?;
             let original = writable(&mut original)?;
             let mut original = gst_video::VideoFrameRef::from_buffer_ref_writable(original, &self.sink_info)?;
             planes::copy(&input, &mut original)?;
         }
-        Ok(Some(into_data(original)?))
+        Ok((frame, Some(into_data(original)?)))
     }
 
     /// Writes a frame of the source pad's size into `buffer`. `input` is what the model was given, `original`
-    /// what [`Self::keep_original`] kept of it. Gives the memory of all three back.
+    /// what [`Self::read_frame`] kept of it. Gives the memory of all three back.
     ///
     /// # Errors
     ///
@@ -177,7 +138,20 @@ impl FrameConverter {
         original: Option<Vec<u8>>,
         buffer: &mut gst::BufferRef,
     ) -> Result<impl IntoIterator<Item = Vec<u8>> + use<>, FrameError> {
-        planes::check_layout(buffer, &self.src_info)?;
+        let info = self.src_info.clone();
+        layout::write(buffer, &info, |buffer| {
+            self.write_plain(frame, input, original, buffer)
+        })
+    }
+
+    /// [`Self::write_frame`] where the buffer can be mapped as the caps say.
+    fn write_plain(
+        &mut self,
+        frame: Frame,
+        input: Frame,
+        original: Option<Vec<u8>>,
+        buffer: &mut gst::BufferRef,
+    ) -> Result<std::iter::Flatten<std::array::IntoIter<Option<Vec<u8>>, 3>>, FrameError> {
         let mut output = gst_video::VideoFrameRef::from_buffer_ref_writable(buffer, &self.src_info)?;
         let frame = from_rgb(&self.from_rgb, frame.data, &self.src_rgb_info, &mut output)?;
         let (Some(samples), Some(original)) = (self.samples, original) else {
@@ -205,16 +179,17 @@ impl FrameConverter {
     ///
     /// One of the buffers is too small for its caps or for its video meta, or cannot be mapped.
     pub fn copy(&self, from: &gst::BufferRef, to: &mut gst::BufferRef) -> Result<(), FrameError> {
-        planes::check_layout(from, &self.src_info)?;
-        planes::check_layout(to, &self.src_info)?;
-        let from = gst_video::VideoFrameRef::from_buffer_ref_readable(from, &self.src_info)?;
-        let mut to = gst_video::VideoFrameRef::from_buffer_ref_writable(to, &self.src_info)?;
-        Ok(planes::copy(&from, &mut to)?)
+        let from = layout::readable(from, &self.src_info)?;
+        let from = gst_video::VideoFrameRef::from_buffer_ref_readable(&from, &self.src_info)?;
+        layout::write(to, &self.src_info, |to| {
+            let mut to = gst_video::VideoFrameRef::from_buffer_ref_writable(to, &self.src_info)?;
+            Ok(planes::copy(&from, &mut to)?)
+        })
     }
 }
 
 /// So many bytes in the memory of `recycled`, whatever they are.
-fn bytes(mut recycled: Vec<u8>, length: usize) -> osdd::Result<Vec<u8>> {
+pub(super) fn bytes(mut recycled: Vec<u8>, length: usize) -> osdd::Result<Vec<u8>> {
     reserve(&mut recycled, length)?;
     recycled.resize(length, 0);
     Ok(recycled)
@@ -304,7 +279,9 @@ mod tests {
             .expect("a format");
         let converter = FrameConverter::new(&info, &info).expect("a converter");
         let buffer = gst::Buffer::from_slice(yuv.repeat(16));
-        let frame = converter.to_frame(&buffer, Vec::new()).expect("a frame");
+        let (frame, _) = converter
+            .read_frame(&buffer, [Vec::new(), Vec::new()])
+            .expect("a frame");
         assert_eq!(
             (frame.width, frame.height, frame.format),
             (4, 4, PixelFormat::Rgba16)
@@ -378,8 +355,8 @@ mod tests {
                         .expect("a format");
                     let mut converter = FrameConverter::new(&info, &info).expect("a converter");
                     let input = gst::Buffer::from_slice(vec![99; info.size()]);
-                    let frame = converter.to_frame(&input, Vec::new()).expect("a frame");
-                    let original = converter.keep_original(&input, Vec::new()).expect("a copy");
+                    let read = converter.read_frame(&input, [Vec::new(), Vec::new()]);
+                    let (frame, original) = read.expect("a frame");
                     let mut output = gst::Buffer::from_mut_slice(Marked {
                         data: vec![MARK; info.size() + 4096],
                         shown: info.size(),
@@ -416,8 +393,8 @@ mod tests {
                 .map(|at| (at * at * step) as u8)
                 .collect::<Vec<_>>();
             let input = gst::Buffer::from_slice(data);
-            let frame = converter.to_frame(&input, Vec::new()).expect("a frame");
-            let original = converter.keep_original(&input, Vec::new()).expect("a copy");
+            let read = converter.read_frame(&input, [Vec::new(), Vec::new()]);
+            let (frame, original) = read.expect("a frame");
             let mut output = gst::Buffer::from_mut_slice(vec![0; info.size()]);
             let spare = converter
                 .write_frame(frame.clone(), frame, original, output.make_mut())

@@ -1,6 +1,8 @@
 //! The engine's errors as GStreamer's: a domain and a code, a sentence that says what to do, and the detail
 //! for the log.
 
+use std::fmt;
+
 use osdd::ErrorKind;
 
 /// The message that an element posts for an error of the engine.
@@ -44,4 +46,53 @@ pub(crate) fn message(error: &osdd::Error, model: &str, device: &str) -> gst::Er
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |line, cause| format!("{line}: {cause}"))
+}
+
+/// Why a frame cannot be converted.
+#[derive(Debug)]
+pub(crate) enum FrameError {
+    /// It is not what its caps say.
+    Unfit(glib::BoolError),
+    /// There is no room for another; how much was asked for.
+    NoMemory(String),
+}
+
+impl FrameError {
+    /// The message that an element posts for it.
+    pub fn message(&self) -> gst::ErrorMessage {
+        match self {
+            Self::Unfit(error) => gst::error_msg!(
+                gst::StreamError::Format,
+                ("A frame does not fit its caps. Check the elements around osdddeblur."),
+                ["{error}"]
+            ),
+            Self::NoMemory(detail) => gst::error_msg!(
+                gst::ResourceError::NoSpaceLeft,
+                ("There is not enough memory for another frame. Make frames smaller with \"videoscale\", or \"depth\"."),
+                ["{detail}"]
+            ),
+        }
+    }
+}
+
+impl From<glib::BoolError> for FrameError {
+    fn from(error: glib::BoolError) -> Self {
+        Self::Unfit(error)
+    }
+}
+
+/// Of the library's functions, those for frames can only run out of memory.
+impl From<osdd::Error> for FrameError {
+    fn from(error: osdd::Error) -> Self {
+        Self::NoMemory(error.to_string())
+    }
+}
+
+impl fmt::Display for FrameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unfit(error) => error.fmt(f),
+            Self::NoMemory(detail) => f.write_str(detail),
+        }
+    }
 }

@@ -7,8 +7,8 @@ use gst_base::{prelude::*, subclass::prelude::*};
 use osdd::engine::{Engine, Output, SendError};
 use osdd::frame::Frame;
 
-use super::convert::{FrameConverter, FrameError};
-use super::error;
+use super::convert::FrameConverter;
+use super::error::{self, FrameError};
 use super::imp::OsddDeblur;
 use super::lock;
 use super::pending::{Kept, Pending, View};
@@ -177,7 +177,7 @@ impl OsddDeblur {
                 Some(Front::Other(Pending::Untouched(buffer))) => return self.fit_layout(buffer).map(Some),
                 Some(Front::Other(Pending::Compared { frame, kept })) => {
                     let copied = frame.try_clone();
-                    let input = copied.map_err(|error| self.engine_failed(&error))?;
+                    let input = copied.map_err(|error| self.bad_frame(&error.into()))?;
                     return self.finish(frame, input, kept).map(|(buffer, _)| Some(buffer));
                 }
                 // `front` leaves those in the engine where they are.
@@ -302,7 +302,7 @@ impl OsddDeblur {
             .as_ref()
             .map(|converter| converter.src_info().size());
         gst::Buffer::with_size(size.ok_or(gst::FlowError::NotNegotiated)?)
-            .map_err(|error| self.bad_frame(&error.into()))
+            .map_err(|error| self.bad_frame(&FrameError::NoMemory(error.to_string())))
     }
 
     /// Sends a frame. BaseTransform does not send any: it would mark whatever leaves next as the first after a gap, where
@@ -372,15 +372,7 @@ impl OsddDeblur {
 
     /// Posts why a buffer cannot be converted, the first time.
     fn bad_frame(&self, error: &FrameError) -> gst::FlowError {
-        let error = match error {
-            FrameError::Engine(error) => return self.engine_failed(error),
-            FrameError::Unfit(error) => error,
-        };
-        self.fail(gst::error_msg!(
-            gst::StreamError::Format,
-            ("A frame does not fit its caps. Check the element before this one."),
-            ["{error}"]
-        ))
+        self.fail(error.message())
     }
 
     /// Posts an error, the first time.

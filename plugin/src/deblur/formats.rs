@@ -2,6 +2,8 @@
 
 use osdd::frame::PixelFormat;
 
+use super::layout;
+
 /// A frame of the engine that holds every bit of the format.
 ///
 /// YUV of 8 bits takes 16 as well: GstVideoConverter's 8-bit matrices are fast but darken a picture by up to
@@ -60,27 +62,7 @@ pub(crate) fn with_known_colorimetry(
 pub(crate) fn with_enough_chroma(
     info: &gst_video::VideoInfo,
 ) -> Result<gst_video::VideoInfo, glib::BoolError> {
-    let chroma = 1;
-    let subsampled = info.is_interlaced()
-        && info.n_components() > 1
-        && info
-            .format_info()
-            .h_sub()
-            .get(chroma)
-            .is_some_and(|&shift| shift > 0);
-    if !subsampled {
-        return Ok(info.clone());
-    }
-    let plane = info.comp_plane(chroma as u8) as usize;
-    let start = info.offset()[plane];
-    let end = info.offset().get(plane + 1).copied().unwrap_or(info.size());
-    let stride = usize::try_from(info.stride()[plane]).unwrap_or_default().max(1);
-    let lines = (info.height() as usize).saturating_sub(2)..info.height() as usize;
-    let needed = lines
-        .map(|line| line / 4 * 2 + line % 2 + 1)
-        .max()
-        .unwrap_or_default();
-    if needed <= end.saturating_sub(start) / stride {
+    if layout::is_whole(info) {
         return Ok(info.clone());
     }
     gst_video::VideoInfo::builder_from_info(info)

@@ -16,7 +16,7 @@ use osdd::engine::Engine;
 use super::{
     caps,
     convert::FrameConverter,
-    error,
+    error::{self, FrameError},
     flow::MAX_PENDING,
     latency::Latency,
     lock,
@@ -234,8 +234,12 @@ impl BaseTransformImpl for OsddDeblur {
             ));
             return Err(gst::loggable_error!(CAT, "fields apart in {incaps}"));
         }
-        let converter = FrameConverter::new(&sink_info, &src_info)
-            .map_err(|error| gst::loggable_error!(CAT, "caps {incaps} cannot be converted: {error}"))?;
+        let converter = FrameConverter::new(&sink_info, &src_info).map_err(|error| {
+            if matches!(error, FrameError::NoMemory(_)) {
+                let _ = self.fail(error.message());
+            }
+            gst::loggable_error!(CAT, "caps {incaps} cannot be converted: {error}")
+        })?;
         if converter.is_hdr() {
             self.warn_of_hdr(incaps);
         }

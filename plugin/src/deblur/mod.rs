@@ -49,6 +49,7 @@ mod flow;
 mod formats;
 mod imp;
 mod latency;
+mod layout;
 mod pace;
 mod pending;
 mod planes;

@@ -12,7 +12,8 @@ use osdd::compare;
 use osdd::frame::Frame;
 
 use super::{
-    convert::{FrameConverter, FrameError},
+    convert::FrameConverter,
+    error::FrameError,
     fields,
     settings::{Compare, Settings},
 };
@@ -149,8 +150,7 @@ impl Stream {
             .as_ref()
             .ok_or_else(|| glib::bool_error!("a frame before its caps"))?;
         let fields = converter.has_fields(input);
-        let mut frame = converter.to_frame(input, first)?;
-        let original = converter.keep_original(input, second)?;
+        let (mut frame, original) = converter.read_frame(input, [first, second])?;
         if fields {
             let apart = fields::separate(&frame, self.take_spare())?;
             self.keep_spare(std::mem::replace(&mut frame, apart).data);
@@ -187,7 +187,8 @@ impl Stream {
         } else {
             if !self.pending.is_empty() {
                 // While it waits, upstream's pool may need the original: see `Metadata`.
-                input = input.copy_deep()?;
+                let copy = input.copy_deep();
+                input = copy.map_err(|error| FrameError::NoMemory(error.to_string()))?;
             }
             if std::mem::take(&mut self.discont) {
                 input.make_mut().set_flags(gst::BufferFlags::DISCONT);

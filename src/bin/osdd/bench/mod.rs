@@ -59,8 +59,8 @@ struct Report {
     tile_overlap: usize,
     frames: u32,
     rounds: u32,
-    /// Share of the processors' time that other programs took meanwhile, in 0..=1.
-    others: Option<f64>,
+    /// Of the processors' time, in 0..=1, what other programs, or the machine around a virtual one, took meanwhile.
+    others_share: Option<f64>,
     sizes: Vec<SizeReport>,
 }
 
@@ -166,7 +166,7 @@ fn measure_all(args: &BenchArgs, sizes: &[Size]) -> Result<Report> {
         tile_overlap: args.engine.runtime.overlap,
         frames: args.frames,
         rounds: args.rounds,
-        others: watch.others(),
+        others_share: watch.others(),
         sizes: reports,
     })
 }
@@ -324,7 +324,7 @@ fn table(report: &Report) -> Result<String> {
     let rounds = summaries
         .map(|summary| summary.rounds.as_slice())
         .collect::<Vec<_>>();
-    for note in quiet::notes(report.others, &rounds) {
+    for note in quiet::notes(report.others_share, &rounds) {
         writeln!(text, "{note}")?;
     }
     Ok(text)

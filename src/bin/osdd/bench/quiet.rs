@@ -76,7 +76,7 @@ pub(super) fn notes(others: Option<f64>, rounds: &[&[f64]]) -> Vec<String> {
     let mut notes = Vec::new();
     if let Some(others) = others.filter(|share| *share > OTHERS) {
         notes.push(format!(
-            "note: other programs took {:.0} % of the processors' time meanwhile; close them and measure again",
+            "note: something else took {:.0} % of the processors' time meanwhile; measure again when the machine is idle",
             100.0 * others
         ));
     }
