@@ -68,7 +68,7 @@ impl FrameError {
             ),
             Self::NoMemory(detail) => gst::error_msg!(
                 gst::ResourceError::NoSpaceLeft,
-                ("There is not enough memory for another frame. Make frames smaller with \"videoscale\", or \"depth\"."),
+                ("There is not enough memory for another frame. Scale frames down with \"videoscale\", or lower \"depth\"."),
                 ["{detail}"]
             ),
         }

@@ -289,7 +289,10 @@ fn table(report: &Report) -> Result<String> {
             )?;
         }
         if let Some(latency_ms) = size.engine.latency_ms {
-            writeln!(text, "a single frame takes {latency_ms:.2} ms")?;
+            writeln!(
+                text,
+                "a single frame takes {latency_ms:.2} ms in an engine that has nothing else to do; the times above are of frames that overlap"
+            )?;
         }
         let model = &size.model;
         writeln!(
