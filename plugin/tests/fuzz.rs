@@ -33,60 +33,31 @@ fn colorimetry() -> impl Strategy<Value = Option<String>> {
     ]
 }
 
-fn stream() -> impl Strategy<Value = Stream> {
-    let format = 0..formats().len();
-    let size = prop_oneof![(1..70, 1..70), (1..4, 1..300), (1..300, 1..4)];
-    let framerate = proptest::option::of((0..i32::MAX, 1..i32::MAX));
-    let interlace = proptest::option::of(prop_oneof![
-        Just("progressive"),
-        Just("interleaved"),
-        Just("mixed"),
-        Just("fields"),
-        Just("alternate"),
-    ]);
-    let wrong = prop_oneof![8 => Just(0), 1 => -64_i64..64, 1 => -100_000_i64..0];
-    let layout = prop_oneof![
-        6 => Just(None),
-        1 => any::<bool>().prop_map(|fields| Some((0, 0, fields))),
-        1 => (-100_i64..100, -100..100, any::<bool>()).prop_map(Some),
-        1 => any::<(i64, i32, bool)>().prop_map(Some),
-    ];
-    let compare = prop_oneof![Just("off"), Just("split"), Just("side-by-side")];
-    let strength = prop_oneof![Just(0.0), Just(1.0), 0.0..1.0];
-    (
-        format,
-        size,
-        framerate,
-        colorimetry(),
-        interlace,
-        wrong,
-        layout,
-        compare,
-        strength,
-    )
-        .prop_map(
-            |(
-                format,
-                size,
-                framerate,
-                colorimetry,
-                interlace_mode,
-                wrong_bytes,
-                layout,
-                compare,
-                strength,
-            )| Stream {
-                format,
-                size,
-                framerate,
-                colorimetry,
-                interlace_mode,
-                wrong_bytes,
-                layout,
-                compare,
-                strength,
-            },
-        )
+prop_compose! {
+    fn stream()(
+        format in 0..formats().len(),
+        size in prop_oneof![(1..70, 1..70), (1..4, 1..300), (1..300, 1..4)],
+        framerate in proptest::option::of((0..i32::MAX, 1..i32::MAX)),
+        colorimetry in colorimetry(),
+        interlace_mode in proptest::option::of(prop_oneof![
+            Just("progressive"),
+            Just("interleaved"),
+            Just("mixed"),
+            Just("fields"),
+            Just("alternate"),
+        ]),
+        wrong_bytes in prop_oneof![8 => Just(0), 1 => -64_i64..64, 1 => -100_000_i64..0],
+        layout in prop_oneof![
+            6 => Just(None),
+            1 => any::<bool>().prop_map(|fields| Some((0, 0, fields))),
+            1 => (-100_i64..100, -100..100, any::<bool>()).prop_map(Some),
+            1 => any::<(i64, i32, bool)>().prop_map(Some),
+        ],
+        compare in prop_oneof![Just("off"), Just("split"), Just("side-by-side")],
+        strength in prop_oneof![Just(0.0), Just(1.0), 0.0..1.0],
+    ) -> Stream {
+        Stream { format, size, framerate, colorimetry, interlace_mode, wrong_bytes, layout, compare, strength }
+    }
 }
 
 fn caps_of(stream: &Stream) -> gst::Caps {

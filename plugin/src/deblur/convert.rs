@@ -3,13 +3,14 @@
 //! The engine sees R'G'B' in full range with the transfer function and the primaries that the input has: only
 //! the matrix and the range are converted, there and back, so that nothing but the model changes the colours.
 
-use osdd::frame::{Frame, PixelFormat, reserve};
+use osdd::frame::{Frame, PixelFormat};
 
 use super::{
     difference::{self, Samples},
     error::FrameError,
     formats::{engine_format, rgb_info, with_enough_chroma, with_known_colorimetry},
-    layout, planes,
+    layout::{self, bytes},
+    planes,
 };
 
 /// Converts between frames of one pair of caps and frames of the engine.
@@ -186,13 +187,6 @@ impl FrameConverter {
             Ok(planes::copy(&from, &mut to)?)
         })
     }
-}
-
-/// So many bytes in the memory of `recycled`, whatever they are.
-pub(super) fn bytes(mut recycled: Vec<u8>, length: usize) -> osdd::Result<Vec<u8>> {
-    reserve(&mut recycled, length)?;
-    recycled.resize(length, 0);
-    Ok(recycled)
 }
 
 fn writable(buffer: &mut gst::Buffer) -> Result<&mut gst::BufferRef, glib::BoolError> {

@@ -1,4 +1,4 @@
-//! The engine's errors as GStreamer's: a domain and a code, a sentence that says what to do, and the detail
+//! Errors of the engine and of frames as GStreamer's: a domain and a code, a sentence that says what to do, and the detail
 //! for the log.
 
 use std::fmt;

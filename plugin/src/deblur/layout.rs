@@ -7,23 +7,24 @@
 use std::borrow::Cow;
 
 use gst_video::{VideoFormatFlags, VideoInfo, VideoMeta};
+use osdd::frame::reserve;
 
-use super::convert::bytes;
 use super::error::FrameError;
-use super::planes::{PlaneSize, lines};
+use super::planes::{self, PlaneSize, lines};
 
-/// A plane where the meta says it is.
+/// A plane, where it lies in a buffer.
 struct Plane {
-    size: PlaneSize,
     offset: usize,
     stride: usize,
+    lines: usize,
+    row_bytes: usize,
 }
 
 impl Plane {
     /// Its samples of a line, where the memory has them.
     fn line(&self, line: usize) -> Option<std::ops::Range<usize>> {
         let start = line.checked_mul(self.stride)?.checked_add(self.offset)?;
-        Some(start..start.checked_add(self.size.row_bytes)?)
+        Some(start..start.checked_add(self.row_bytes)?)
     }
 }
 
@@ -32,8 +33,8 @@ fn meta(buffer: &gst::BufferRef) -> Option<gst::MetaRef<'_, VideoMeta>> {
     buffer.iter_meta::<VideoMeta>().min_by_key(|meta| meta.id())
 }
 
-/// Where all planes with samples are, in order; others are `None`.
-fn planes(
+/// Where the meta says that all planes with samples are, in order; others are `None`.
+fn meta_planes(
     buffer: &gst::BufferRef,
     meta: &VideoMeta,
     info: &VideoInfo,
@@ -50,7 +51,7 @@ fn planes(
         ));
     }
     let plane = |plane: u32| {
-        let Some(mut size) = PlaneSize::of(info, plane) else {
+        let Some(size) = PlaneSize::of(info, plane) else {
             return Ok(None);
         };
         let (&offset, &stride) = meta
@@ -58,15 +59,17 @@ fn planes(
             .get(plane as usize)
             .zip(meta.stride().get(plane as usize))
             .ok_or_else(|| glib::bool_error!("its video meta has no plane {plane}"))?;
-        if info.format_info().flags().contains(VideoFormatFlags::COMPLEX) {
-            // Several samples share their bytes, up to the end of the row.
-            size.row_bytes = usize::try_from(info.stride()[plane as usize]).unwrap_or_default();
-        }
+        let row_bytes = row_bytes(info, plane, &size);
         let found = usize::try_from(stride)
             .ok()
-            .filter(|&stride| stride >= size.row_bytes)
-            .map(|stride| Plane { size, offset, stride });
-        let ends_at = |plane: &Plane| plane.line(plane.size.rows.saturating_sub(1)).map(|line| line.end);
+            .filter(|&stride| stride >= row_bytes)
+            .map(|stride| Plane {
+                offset,
+                stride,
+                lines: size.rows,
+                row_bytes,
+            });
+        let ends_at = |plane: &Plane| plane.line(plane.lines.saturating_sub(1)).map(|line| line.end);
         found
             .filter(|plane| ends_at(plane).is_some_and(|end| end <= buffer.size()))
             .map(Some)
@@ -78,6 +81,47 @@ fn planes(
             })
     };
     (0..info.n_planes()).map(plane).collect()
+}
+
+fn row_bytes(info: &VideoInfo, plane: u32, size: &PlaneSize) -> usize {
+    if info.format_info().flags().contains(VideoFormatFlags::COMPLEX) {
+        // Several samples share their bytes, up to the end of the row.
+        planes::stride(info.stride(), plane)
+    } else {
+        size.row_bytes
+    }
+}
+
+/// Where `info` has them, with all lines that are gone through and that there is room for.
+fn plain_planes(info: &VideoInfo) -> Vec<Option<Plane>> {
+    let plane = |plane: u32| {
+        PlaneSize::of(info, plane).map(|size| Plane {
+            offset: info.offset()[plane as usize],
+            stride: planes::stride(info.stride(), plane),
+            lines: lines(info, plane).min(room(info, plane)),
+            row_bytes: row_bytes(info, plane, &size),
+        })
+    };
+    (0..info.n_planes()).map(plane).collect()
+}
+
+/// Copies the lines of all planes. A line of chroma that is not there is the one before it of the same field.
+fn copy(from: &[u8], from_planes: &[Option<Plane>], to: &mut [u8], to_planes: &[Option<Plane>]) {
+    let planes = from_planes.iter().flatten().zip(to_planes.iter().flatten());
+    for (from_plane, to_plane) in planes {
+        for line in 0..to_plane.lines {
+            let there = if line < from_plane.lines {
+                line
+            } else {
+                line.saturating_sub(2)
+            };
+            let from = from_plane.line(there).and_then(|line| from.get(line));
+            let to = to_plane.line(line).and_then(|line| to.get_mut(line));
+            if let Some((from, to)) = from.zip(to) {
+                to.copy_from_slice(from);
+            }
+        }
+    }
 }
 
 /// Whether GStreamer's mapping stays within the memory, and what goes through it too.
@@ -104,13 +148,23 @@ fn room(info: &VideoInfo, plane: u32) -> usize {
     let start = info.offset()[plane as usize];
     let later = info.offset().iter().copied().filter(|&other| other > start);
     let end = later.min().unwrap_or(info.size());
-    let stride = usize::try_from(info.stride()[plane as usize]).unwrap_or_default();
-    end.saturating_sub(start) / stride.max(1)
+    end.saturating_sub(start) / planes::stride(info.stride(), plane)
 }
 
 /// Whether a frame laid out by `info` has all lines that GstVideoConverter goes through.
 pub(crate) fn is_whole(info: &VideoInfo) -> bool {
     (0..info.n_planes()).all(|plane| lines(info, plane) <= room(info, plane))
+}
+
+/// So many bytes in the memory of `recycled`, whatever they are.
+///
+/// # Errors
+///
+/// Too little memory.
+pub(crate) fn bytes(mut recycled: Vec<u8>, length: usize) -> osdd::Result<Vec<u8>> {
+    reserve(&mut recycled, length)?;
+    recycled.resize(length, 0);
+    Ok(recycled)
 }
 
 /// A buffer that can be mapped as `info` says: itself or a copy.
@@ -125,35 +179,13 @@ pub(crate) fn readable<'a>(
     let Some(meta) = meta(buffer) else {
         return Ok(Cow::Borrowed(buffer));
     };
-    let planes = planes(buffer, &meta, info)?;
+    let planes = meta_planes(buffer, &meta, info)?;
     if is_sound(buffer, &meta, info, &planes) {
         return Ok(Cow::Borrowed(buffer));
     }
-    let mut copy = bytes(Vec::new(), info.size())?;
-    let from = buffer.map_readable()?;
-    for (index, plane) in (0..).zip(&planes) {
-        let Some(plane) = plane else { continue };
-        let (first, stride) = (
-            info.offset()[index as usize],
-            info.stride()[index as usize] as usize,
-        );
-        for line in 0..lines(info, index).min(room(info, index)) {
-            // A line that is not there is the one before it of the same field.
-            let there = if line < plane.size.rows {
-                line
-            } else {
-                line.saturating_sub(2)
-            };
-            let from = plane.line(there).and_then(|line| from.get(line));
-            let to = copy
-                .get_mut(first + line * stride..)
-                .and_then(|to| to.get_mut(..plane.size.row_bytes));
-            if let Some((from, to)) = from.zip(to) {
-                to.copy_from_slice(from);
-            }
-        }
-    }
-    Ok(Cow::Owned(gst::Buffer::from_mut_slice(copy)))
+    let mut plain = bytes(Vec::new(), info.size())?;
+    copy(&buffer.map_readable()?, &planes, &mut plain, &plain_planes(info));
+    Ok(Cow::Owned(gst::Buffer::from_mut_slice(plain)))
 }
 
 /// Has `write` fill a buffer that can be mapped as `info` says: itself, or another that is copied into it then.
@@ -169,12 +201,8 @@ pub(crate) fn write<T>(
     let planes = match meta(buffer) {
         None => return write(buffer),
         Some(meta) => {
-            let planes = planes(buffer, &meta, info)?;
-            if is_sound(buffer, &meta, info, &planes) {
-                None
-            } else {
-                Some(planes)
-            }
+            let planes = meta_planes(buffer, &meta, info)?;
+            (!is_sound(buffer, &meta, info, &planes)).then_some(planes)
         }
     };
     let Some(planes) = planes else {
@@ -182,24 +210,9 @@ pub(crate) fn write<T>(
     };
     let mut plain = gst::Buffer::from_mut_slice(bytes(Vec::new(), info.size())?);
     let written = write(plain.make_mut())?;
-    let from = plain.map_readable()?;
-    let mut to = buffer.map_writable()?;
-    for (index, plane) in (0..).zip(&planes) {
-        let Some(plane) = plane else { continue };
-        let (first, stride) = (
-            info.offset()[index as usize],
-            info.stride()[index as usize] as usize,
-        );
-        for line in 0..plane.size.rows {
-            let from = from
-                .get(first + line * stride..)
-                .and_then(|from| from.get(..plane.size.row_bytes));
-            let to = plane.line(line).and_then(|line| to.get_mut(line));
-            if let Some((from, to)) = from.zip(to) {
-                to.copy_from_slice(from);
-            }
-        }
-    }
+    let (from, mut to) = (plain.map_readable()?, buffer.map_writable()?);
+    copy(&from, &plain_planes(info), &mut to, &planes);
+    drop((from, to));
     Ok(written)
 }
 

@@ -75,7 +75,8 @@ pub(crate) fn rows_mut<'a>(
     }))
 }
 
-fn stride(strides: &[i32], plane: u32) -> usize {
+/// Bytes from one line of a plane to the next.
+pub(crate) fn stride(strides: &[i32], plane: u32) -> usize {
     strides
         .get(plane as usize)
         .and_then(|&stride| usize::try_from(stride).ok())
