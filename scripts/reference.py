@@ -4,9 +4,9 @@
     pip install torch numpy pillow safetensors onnx onnxruntime
     python3 scripts/reference.py [--size 640x360] [--rounds 5] [--threads 2] [--json FILE]
 
-Whole frames, float32, gamma 1. PyTorch and ONNX Runtime get pixels as float tensors and count their best of 8 frames; osdd is
-the mean of 20 frames with all conversions from and to 8 bits. Rounds are interleaved, their medians reported. Fails where the
-outputs differ.
+Whole frames, gamma 1, float32 unless said. PyTorch and ONNX Runtime get pixels as float tensors and count their best of 8
+frames; osdd is the mean of 20 frames with all conversions from and to 8 bits. Rounds are interleaved, their medians reported.
+Fails where the outputs differ.
 """
 
 import argparse
@@ -110,7 +110,7 @@ class Nano(nn.Module):
         h = self.conv(f"{e}.conv_in", patchify(x, vae["patch_size"]))
         skips = []
         for level in range(len(vae["block_out_channels"])):
-            for i in range(vae["layers_per_block"]):
+            for i in range(layers(vae["layers_per_block"], level)):
                 h = self.block(f"{e}.down_blocks.{level}.resnets.{i}", h, 1e-6)
             skips.append(self.conv(f"vae.skip_blocks.{level}.conv1", h))
             if f"{e}.down_blocks.{level}.downsamplers.0.conv.weight" in self.names:
@@ -121,9 +121,11 @@ class Nano(nn.Module):
     def decode(self, z: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
         vae, d = self.config["vae"], "vae.decoder"
         h = self.conv(f"{d}.conv_in", self.conv("vae.post_quant_conv", z / vae["scaling_factor"]))
-        for i in range(len(vae["block_out_channels"])):
-            for j in range(vae["decoder_layers_per_block"]):
-                h = self.block(f"{d}.up_blocks.{i}.resnets.{j}", h, 1e-6, skips.pop() if j == 0 else None)
+        levels = len(vae["block_out_channels"])
+        for i in range(levels):
+            h = h + skips.pop()
+            for j in range(layers(vae["decoder_layers_per_block"], levels - 1 - i)):
+                h = self.block(f"{d}.up_blocks.{i}.resnets.{j}", h, 1e-6)
             if f"{d}.up_blocks.{i}.upsamplers.0.conv.weight" in self.names:
                 h = self.up(f"{d}.up_blocks.{i}", h)
         h = self.conv(f"{d}.conv_out", F.silu(self.norm(f"{d}.conv_norm_out", h, 1e-6)))
@@ -131,11 +133,11 @@ class Nano(nn.Module):
 
     def noise(self, z: torch.Tensor) -> torch.Tensor:
         unet = self.config["unet"]
-        levels, layers = len(unet["block_out_channels"]), unet["layers_per_block"]
+        levels, count = len(unet["block_out_channels"]), unet["layers_per_block"]
         h = self.conv("unet.conv_in", z)
         residuals = [h]
         for level in range(levels):
-            for i in range(layers):
+            for i in range(count):
                 h = self.block(f"unet.down_blocks.{level}.resnets.{i}", h, 1e-5)
                 residuals.append(h)
             if level + 1 < levels:
@@ -145,7 +147,7 @@ class Nano(nn.Module):
         h = self.attention("unet.mid_block.attentions.0", h)
         h = self.block("unet.mid_block.resnets.1", h, 1e-5)
         for i in range(levels):
-            for j in range(layers + 1):
+            for j in range(count + 1):
                 h = self.block(f"unet.up_blocks.{i}.resnets.{j}", h, 1e-5, residuals.pop())
             if i + 1 < levels:
                 h = self.up(f"unet.up_blocks.{i}", h)
@@ -156,6 +158,10 @@ class Nano(nn.Module):
         alpha = alpha_cumprod(self.config["scheduler"])
         z = (z - (1 - alpha) ** 0.5 * self.noise(z)) / alpha**0.5
         return x + self.decode(z, skips)
+
+
+def layers(per_block: int | list[int], level: int) -> int:
+    return per_block if isinstance(per_block, int) else per_block[level]
 
 
 def gate(x: torch.Tensor) -> torch.Tensor:
@@ -212,7 +218,11 @@ def main() -> None:
     x = F.pad(x, (0, -width % 32, 0, -height % 32), mode="reflect").contiguous(memory_format=torch.channels_last)
 
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        runs = {"PyTorch eager, channels-last": lambda: model(x)}
+        rounded, x16 = Nano(config, merged(args.model, config)).eval().bfloat16(), x.bfloat16()
+        runs = {
+            "PyTorch eager, channels-last": lambda: model(x),
+            "PyTorch eager, channels-last, bfloat16": lambda: rounded(x16),
+        }
         expected = model(x)
         differences = {}
         try:
@@ -238,9 +248,9 @@ def main() -> None:
             print(f"torch.compile left out: {str(reason).splitlines()[0]}", file=sys.stderr)
 
         Image.fromarray(image).save(Path(folder) / "in.png")
-        on_cpu = ["--device", "cpu", "--precision", "fp32"]
         command = [args.osdd, "deblur", "in.png", "-o", "out.png", "--model", args.model.resolve()]
-        subprocess.run([*command, "--gamma", "1", "--tile", "0", "-q", *on_cpu], cwd=folder, check=True)
+        exact = ["--tile", "0", "--precision", "fp32", "--device", "cpu"]
+        subprocess.run([*command, "--gamma", "1", "-q", *exact], cwd=folder, check=True)
         ours = np.asarray(Image.open(Path(folder) / "out.png")).astype(int)
         theirs = ((expected[0, :, :height, :width].clamp(-1, 1) + 1) * 127.5).round().permute(1, 2, 0).numpy().astype(int)
         levels = int(np.abs(ours - theirs).max())
@@ -255,16 +265,16 @@ def main() -> None:
             for name, run in runs.items():
                 best_of(run, 2)
                 times.setdefault(name, []).append(best_of(run, 8))
-            for tile in (0, 512):
-                bench = [args.osdd, "bench", "--model", args.model, "--size", args.size, "--tile", str(tile), "--gamma", "1"]
+            bench = [args.osdd, "bench", "--model", args.model, "--size", args.size, "--device", "cpu", "--gamma", "1"]
+            for tile, precision in ((0, "fp32"), (512, "fp32"), (0, "auto")):
                 output = subprocess.run(
-                    [*bench, "--frames", "20", "--rounds", "1", "--json", "-", "-q", *on_cpu],
+                    [*bench, "--tile", str(tile), "--precision", precision, "--frames", "20", "--rounds", "1", "--json", "-", "-q"],
                     check=True,
                     capture_output=True,
                     env=os.environ | {"OMP_NUM_THREADS": str(args.threads)},
                 ).stdout
                 engine = json.loads(output)["sizes"][0]["engine"]
-                name = "osdd, whole frame" if tile == 0 else f"osdd, tiles of at most {tile}"
+                name = f"osdd, {precision}, " + ("whole frame" if tile == 0 else f"tiles of at most {tile}")
                 times.setdefault(name, []).append(1e3 / engine["frames_per_second"])
     report = {name: statistics.median(values) for name, values in times.items()}
     for name, value in sorted(report.items(), key=lambda item: item[1]):

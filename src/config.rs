@@ -30,9 +30,9 @@ pub struct ModelConfig {
 pub struct VaeConfig {
     pub latent_channels: i64,
     pub block_out_channels: Vec<i64>,
-    pub layers_per_block: usize,
+    pub layers_per_block: Layers,
     /// Blocks per level of the decoder; diffusers has one more than in the encoder.
-    pub decoder_layers_per_block: usize,
+    pub decoder_layers_per_block: Layers,
     pub norm: NormKind,
     /// What its levels are made of.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -51,6 +51,17 @@ pub struct VaeConfig {
     pub patch_size: i64,
     /// Departure: the decoder's output is added to the input image.
     pub residual_output: bool,
+}
+
+/// Blocks per level: one number for all, or one a level from the highest resolution on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "blocks per level must be a number, or a list with one a level"
+)]
+pub enum Layers {
+    Everywhere(usize),
+    PerLevel(Vec<usize>),
 }
 
 /// The noise predictor.
@@ -141,7 +152,26 @@ impl UnetConfig {
     }
 }
 
+impl Layers {
+    /// At a level, counted from the highest resolution.
+    pub fn at(&self, level: usize) -> usize {
+        match self {
+            Layers::Everywhere(layers) => *layers,
+            Layers::PerLevel(layers) => layers[level],
+        }
+    }
+}
+
 impl VaeConfig {
+    /// What a level of `width` channels gets from the one of `before` channels: convolutions between gated blocks change the
+    /// width too.
+    pub(crate) fn width_entering(&self, width: i64, before: i64) -> i64 {
+        match self.block {
+            BlockKind::Resnet => before,
+            BlockKind::Gated => width,
+        }
+    }
+
     /// Whether the features of a level, counted from the highest resolution, reach the decoder.
     pub fn has_skip(&self, level: usize) -> bool {
         self.skip_layers > 0 && self.skip_levels.is_none_or(|levels| level < levels)
@@ -185,8 +215,6 @@ impl ModelConfig {
         let ranges = [
             ("vae.latent_channels", vae.latent_channels, 1, MAX_WIDTH),
             ("vae.block_out_channels: levels", count(vae.block_out_channels.len()), 1, 8),
-            ("vae.layers_per_block", count(vae.layers_per_block), 1, 64),
-            ("vae.decoder_layers_per_block", count(vae.decoder_layers_per_block), 1, 64),
             ("vae.skip_layers", count(vae.skip_layers), 0, 64),
             ("vae.patch_size", vae.patch_size, 1, 64),
             ("unet.block_out_channels: levels", count(unet.block_out_channels.len()), 1, 8),
@@ -198,8 +226,24 @@ impl ModelConfig {
             ("lora.rank", self.lora.rank, 1, MAX_WIDTH),
             ("scheduler.num_train_timesteps", count(self.scheduler.num_train_timesteps), 1, 1_000_000),
         ];
-        match ranges
+        let layers = [
+            ("vae.layers_per_block", &vae.layers_per_block),
+            ("vae.decoder_layers_per_block", &vae.decoder_layers_per_block),
+        ];
+        let levels = vae.block_out_channels.len();
+        for (name, layers) in layers {
+            if let Layers::PerLevel(layers) = layers
+                && layers.len() != levels
+            {
+                return Err(format!("{name} has {} entries for {levels} levels", layers.len()));
+            }
+        }
+        let layers = layers
             .iter()
+            .flat_map(|(name, layers)| (0..levels).map(move |level| (*name, count(layers.at(level)), 1, 64)));
+        match ranges
+            .into_iter()
+            .chain(layers)
             .find(|(_, value, min, max)| !(min..=max).contains(&value))
         {
             Some((name, value, min, max)) => Err(format!("{name} = {value}, must be {min} to {max}")),
@@ -258,5 +302,44 @@ impl ModelConfig {
     /// Height and width of an image must be multiples of this many pixels.
     pub fn size_multiple(&self) -> usize {
         self.latent_factor() << (self.unet.block_out_channels.len() - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_per_level_are_a_number_or_a_list() {
+        let nano = include_str!("../models/nano/config.json");
+        let with = |layers: serde_json::Value| {
+            let mut json: serde_json::Value = serde_json::from_str(nano).unwrap();
+            json["vae"]["layers_per_block"] = layers;
+            ModelConfig::from_json(&json.to_string(), "nano")
+        };
+        let levels = with(1.into()).unwrap().vae.block_out_channels.len();
+        let listed: Vec<usize> = (1..=levels).collect();
+        let config = with(listed.clone().into()).unwrap();
+        assert_eq!(
+            (0..levels)
+                .map(|level| config.vae.layers_per_block.at(level))
+                .collect::<Vec<_>>(),
+            listed
+        );
+        assert!(
+            serde_json::to_string(&config)
+                .unwrap()
+                .contains("\"layers_per_block\":[1,")
+        );
+        for (wrong, says) in [
+            (serde_json::json!([1, 1, 1, 1, 1]), "has 5 entries"),
+            (serde_json::json!([]), "has 0 entries"),
+            (serde_json::json!(vec![0; levels]), "must be 1 to 64"),
+            (serde_json::json!(65), "must be 1 to 64"),
+            (serde_json::json!("2"), "must be a number, or a list"),
+        ] {
+            let error = with(wrong).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
     }
 }

@@ -95,7 +95,7 @@ pub(crate) fn exact_float32() {
 /// Arithmetic of the model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
-    /// bf16 on CUDA, fp32 on the CPU.
+    /// bf16 on CUDA; on the CPU fp32, or bf16 for a model like `nano` where that is faster, see [`crate::model::Arithmetic`].
     #[default]
     Auto,
     Fp32,

@@ -9,8 +9,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    #[error("no model '{name}': it is neither a preset ({presets}) nor a folder with a config.json")]
-    ModelNotFound { name: String, presets: String },
+    #[error("no model '{name}': {reason}")]
+    ModelNotFound { name: String, reason: String },
     #[error("cannot read {}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
     #[error("cannot write {}: {source}", path.display())]

@@ -43,7 +43,7 @@ pub(crate) fn peak<T>(work: impl FnOnce() -> T) -> (T, Option<u64>) {
 }
 
 /// Bytes that this process can still use without others being put on the disk or ended: what the system has free, or its control
-/// group if that is less. `None` where the system does not tell.
+/// group or its own limit of addresses (`ulimit -v`) if that is less. `None` where the system does not tell.
 pub(crate) fn available() -> Option<u64> {
     let mut system = sysinfo::System::new();
     system.refresh_memory();
@@ -53,7 +53,32 @@ pub(crate) fn available() -> Option<u64> {
     // Files that are kept in memory do not count: they make room.
     let group = system.cgroup_limits();
     let group = group.map(|limits| limits.total_memory.saturating_sub(limits.rss));
-    Some(system.available_memory().min(group.unwrap_or(u64::MAX)))
+    let least = system.available_memory().min(group.unwrap_or(u64::MAX));
+    Some(least.min(addresses_left().unwrap_or(u64::MAX)))
+}
+
+/// Bytes of addresses that this process may still ask for, where there is a limit.
+fn addresses_left() -> Option<u64> {
+    #[cfg(target_os = "linux")]
+    {
+        let mut limit = libc::rlimit {
+            rlim_cur: 0,
+            rlim_max: 0,
+        };
+        // SAFETY: fills a structure of ours.
+        let known = unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut limit) } == 0;
+        if !known || limit.rlim_cur == libc::RLIM_INFINITY {
+            return None;
+        }
+        // The first of its numbers: the size of the address space, in pages.
+        let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+        let pages: u64 = statm.split(' ').next()?.parse().ok()?;
+        // SAFETY: takes a number, and gives one.
+        let page = u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).ok()?;
+        Some(limit.rlim_cur.saturating_sub(pages * page))
+    }
+    #[cfg(not(target_os = "linux"))]
+    None
 }
 
 /// Gives back what is kept when it is dropped.

@@ -1,7 +1,9 @@
 //! Layers fused for the CPU against the same layers by libtorch, which weights that are trained still go through.
 
 use osdd::model::OsddModel;
-use osdd::nn::{Conv2d, ImageNorm, Initializer, NormKind, Params, Source, TensorMap, channels_last};
+use osdd::nn::{
+    Conv2d, ImageNorm, Initializer, NormKind, Params, Products, Source, TensorMap, channels_last,
+};
 use osdd::weights::{EndPoints, load_model};
 use tch::{Device, Kind, Tensor};
 
@@ -44,6 +46,111 @@ fn nano_is_the_same_at_any_size_and_gamma() {
         assert!(difference < 2e-5, "{size:?}: {difference:.1e}");
         assert!(error(&got, &x) > 1e-3, "it does something");
     }
+}
+
+/// Of two models that differ in rounding alone: the largest difference, and the decibels of the whole, where 1 is full scale.
+fn rounding(one: &Tensor, two: &Tensor) -> (f64, f64) {
+    let mean = ((one - two) / 2.0).square().mean(Kind::Float).double_value(&[]);
+    (error(one, two) / 2.0, -10.0 * mean.log10())
+}
+
+/// On a CPU without such instructions both are the same.
+#[test]
+fn nano_is_nearly_the_same_with_products_in_bfloat16() {
+    let weights = load_model("nano").unwrap();
+    let merged = EndPoints::new(&weights, Device::Cpu, Kind::Float)
+        .unwrap()
+        .merged(0.3)
+        .unwrap();
+    let [exact, rounded] = [Products::Float32, Products::Bfloat16].map(|products| {
+        let params = Params::new(merged.tensors()).with_products(products);
+        OsddModel::new(&params, &weights.config).unwrap()
+    });
+    tch::manual_seed(7);
+    let _no_grad = tch::no_grad_guard();
+    for size in [[1, 3, 32, 32], [2, 3, 96, 64], [1, 3, 64, 416]] {
+        // Nothing that a camera sees, and the hardest: noise that the model changes everywhere.
+        let x = channels_last(&(Tensor::rand(size, CPU) * 2.0 - 1.0));
+        let (worst, psnr) = rounding(&exact.forward(&x), &rounded.forward(&x));
+        assert!(
+            worst < 4.0 / 255.0 && psnr > 52.0,
+            "{size:?}: {worst:.4}, {psnr:.1} dB"
+        );
+        assert_eq!(psnr.is_finite(), Products::Bfloat16.are_fast(), "{size:?}");
+    }
+}
+
+#[test]
+fn layers_with_products_in_bfloat16_are_right_at_every_edge() {
+    let random = Random(8);
+    let trained = Trained(&random);
+    let _no_grad = tch::no_grad_guard();
+    let sizes = [(6, 70), (2, 2), (8, 34)];
+    let maps = sizes.map(|(height, width)| {
+        let values = Tensor::arange(2 * 48 * height * width, CPU).sin() * 3.0;
+        channels_last(&values.view([2, 48, height, width]))
+    });
+    let forward = |p: Params, x: &Tensor| {
+        let norm = ImageNorm::new(&p.pp("norm"), NormKind::Channel, 48, 1e-6).unwrap();
+        let conv = |inputs, outputs, kernel| Conv2d::new(&p.pp(outputs), inputs, outputs, kernel).unwrap();
+        // Fewer outputs than a vector, an odd number of vectors, and inputs that fill no tile.
+        [
+            conv(48, 12, 3).forward_activated(&norm, x, 2),
+            conv(192, 48, 3).forward_patches(x, 2),
+            conv(48, 32, 2).strided(2, 0).forward(x),
+            conv(96, 16, 1).forward_joined(&[x, x]),
+            conv(48, 64, 1).forward_doubled(x, None),
+        ]
+    };
+    for x in &maps {
+        let rounded = forward(Params::new(&random).with_products(Products::Bfloat16), x);
+        for (i, (rounded, exact)) in rounded.iter().zip(forward(Params::new(&trained), x)).enumerate() {
+            let difference = error(rounded, &exact) / exact.abs().max().double_value(&[]);
+            assert!(difference < 0.005, "layer {i}, {:?}: {difference:.1e}", x.size());
+        }
+    }
+}
+
+#[test]
+fn what_is_not_finite_stays_in_its_image() {
+    let weights = load_model("nano").unwrap();
+    let merged = EndPoints::new(&weights, Device::Cpu, Kind::Float)
+        .unwrap()
+        .merged(1.0)
+        .unwrap();
+    let _no_grad = tch::no_grad_guard();
+    for products in [Products::Float32, Products::Bfloat16] {
+        let params = Params::new(merged.tensors()).with_products(products);
+        let model = OsddModel::new(&params, &weights.config).unwrap();
+        let both = channels_last(&Tensor::arange(2 * 3 * 32 * 64, CPU).sin().view([2, 3, 32, 64]));
+        let alone = model.forward(&channels_last(&both.narrow(0, 1, 1)));
+        let _ = both.get(0).fill_(f64::NAN);
+        let made = model.forward(&both);
+        assert!(made.get(0).isnan().all().int64_value(&[]) == 1, "{products:?}");
+        assert_eq!(made.narrow(0, 1, 1), alone, "{products:?}");
+        // Nothing of it is left where threads keep their buffers.
+        assert_eq!(
+            model.forward(&channels_last(&both.narrow(0, 1, 1))),
+            alone,
+            "{products:?}"
+        );
+    }
+}
+
+#[test]
+fn what_is_added_to_a_doubled_map_is_added_in_its_place() {
+    let random = Random(9);
+    let trained = Trained(&random);
+    let _no_grad = tch::no_grad_guard();
+    tch::manual_seed(9);
+    let x = channels_last(&Tensor::randn([2, 32, 9, 21], CPU));
+    let added = channels_last(&Tensor::randn([2, 16, 18, 42], CPU));
+    let [fused, plain] = [&random as &dyn Source, &trained].map(|source| {
+        let conv = Conv2d::new(&Params::new(source).pp("up"), 32, 64, 1).unwrap();
+        conv.forward_doubled(&x, Some(&added))
+    });
+    assert!(error(&fused, &plain) < 1e-4);
+    assert!(error(&fused, &added) > 1.0);
 }
 
 #[test]

@@ -52,10 +52,10 @@ fn resampling_matches_pytorch_also_at_odd_sizes() {
     let file = fixture();
     let p = Params::new(&file).pp("resampler");
     let x = &file["fixture.resampler.input0"];
-    let down = Downsample2D::new(&p.pp("down"), BlockKind::Gated, 4, true).unwrap();
+    let down = Downsample2D::new(&p.pp("down"), BlockKind::Gated, 4, 4, true).unwrap();
     assert_close(&down.forward(x), &file["fixture.resampler.output0"]);
-    let up = Upsample2D::new(&p.pp("up"), BlockKind::Gated, 4).unwrap();
-    assert_close(&up.forward(x), &file["fixture.resampler.output1"]);
+    let up = Upsample2D::new(&p.pp("up"), BlockKind::Gated, 4, 4).unwrap();
+    assert_close(&up.forward(x, None), &file["fixture.resampler.output1"]);
     let cut = file["fixture.resampler.output1"].narrow(2, 0, 9).narrow(3, 0, 13);
     assert_close(&up.to_size(x, 9, 13), &cut);
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use osdd::config::{ModelConfig, PredictionType, SchedulerConfig, UnetConfig, VaeConfig};
+use osdd::config::{Layers, ModelConfig, PredictionType, SchedulerConfig, UnetConfig, VaeConfig};
 use osdd::model::{Evae, OneStep, UNet2DConditionModel, alphas_cumprod, parameter_shapes};
 use osdd::nn::{BlockKind, NormKind, Params, TensorMap};
 use osdd::weights::{EndPoints, Weights};
@@ -90,8 +90,8 @@ fn vae_config(skip_layers: usize) -> VaeConfig {
         block: BlockKind::Resnet,
         latent_channels: config["latent_channels"].as_i64().unwrap(),
         block_out_channels: numbers(&config["block_out_channels"]),
-        layers_per_block: layers,
-        decoder_layers_per_block: layers + 1,
+        layers_per_block: Layers::Everywhere(layers),
+        decoder_layers_per_block: Layers::Everywhere(layers + 1),
         norm: NormKind::Group {
             num_groups: config["norm_num_groups"].as_i64().unwrap(),
         },

@@ -384,10 +384,13 @@ fn interlaced_frames_are_processed_field_by_field() {
                 .flat_map(<[u8]>::to_vec)
                 .collect::<Vec<_>>()
         };
-        let same = flat(&outputs[0]) == flat(&outputs[1]);
+        // Far as they lie from each other for the model, one may tip the rounding of the other.
+        let [one, two] = [0, 1].map(|i| flat(&outputs[i]));
+        let most = one.iter().zip(two).map(|(one, two)| one.abs_diff(two)).max();
         assert_eq!(
-            same, apart,
-            "{mode} {flags:?}: whether one field shows in the other"
+            most <= Some(1),
+            apart,
+            "{mode} {flags:?}: one field shows in the other by {most:?}"
         );
         assert_eq!(outputs[0].video_flags(), flags, "{mode}");
     }

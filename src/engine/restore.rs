@@ -12,9 +12,9 @@ use crate::config::ModelConfig;
 use crate::device::{self, Device, Precision};
 use crate::frame::Frame;
 use crate::memory;
-use crate::model::{OsddModel, is_fused};
-use crate::nn::{Params, on_own_threads};
-use crate::weights::{Merged, shared_model};
+use crate::model::{Arithmetic, OsddModel};
+use crate::nn::{Params, Products, on_own_threads};
+use crate::weights::{Merged, load_config, shared_model};
 
 /// A loaded model and what it needs to restore frames of any size.
 pub(super) struct Restorer {
@@ -23,16 +23,15 @@ pub(super) struct Restorer {
     weights: Merged,
     tiles: TiledPass,
     device: tch::Device,
-    /// Layers bring their own threads.
-    fused: bool,
+    arithmetic: Arithmetic,
     /// The last output where tiles may be reused, for a frame in which nothing has changed.
     last: Option<Frame>,
     reuses: bool,
 }
 
 /// The model as it is at present; it shares the weights' memory.
-fn forward(weights: &Merged, config: &ModelConfig) -> Result<Forward> {
-    let model = OsddModel::new(&Params::new(weights.tensors()), config)?;
+fn forward(weights: &Merged, config: &ModelConfig, products: Products) -> Result<Forward> {
+    let model = OsddModel::new(&Params::new(weights.tensors()).with_products(products), config)?;
     Ok(Box::new(move |tiles| model.forward(tiles)))
 }
 
@@ -63,7 +62,8 @@ impl Restorer {
     /// A device that is not there, a model that is missing or broken, too little memory.
     pub fn new(config: &EngineConfig) -> Result<Self> {
         let (device, torch_device) = device::resolve(config.device)?;
-        let (precision, kind) = config.precision.resolve(device);
+        let arithmetic = Arithmetic::new(&load_config(&config.model)?, device, config.precision);
+        let precision = arithmetic.precision;
         if (precision, device) == (Precision::Fp16, Device::Cpu) {
             tracing::warn!("fp16 is many times slower than fp32 on a CPU");
         }
@@ -71,11 +71,11 @@ impl Restorer {
             device::exact_float32();
         }
         memory::keep_freed(torch_device);
-        let shared = shared_model(&config.model, torch_device, kind)?;
+        let shared = shared_model(&config.model, torch_device, arithmetic.kind)?;
         let weights = shared.merged(config.gamma)?;
         // Says now, not with the first frame, whether the weights make a model.
-        let model = forward(&weights, shared.config())?;
-        let fused = is_fused(shared.config(), torch_device, kind);
+        let model = forward(&weights, shared.config(), arithmetic.products)?;
+        let fused = arithmetic.fused;
         let multiple = shared.config().size_multiple();
         let budget = with_threads(fused, move || Budget::measure(&model, multiple, torch_device))?;
         Ok(Restorer {
@@ -89,7 +89,7 @@ impl Restorer {
             weights,
             tiles: TiledPass::new(config, fused, multiple, torch_device, budget),
             device: torch_device,
-            fused,
+            arithmetic,
             last: None,
             reuses: config.reuse_threshold > 0.0,
         })
@@ -99,7 +99,8 @@ impl Restorer {
         &self.info
     }
 
-    /// Makes what runs at a time smaller, after memory has run out. False where that would not help any more.
+    /// Gives back what is kept, and makes what runs at a time smaller, after memory has run out. False where that would not help any
+    /// more.
     pub fn shrink(&mut self) -> bool {
         self.tiles.shrink()
     }
@@ -107,7 +108,9 @@ impl Restorer {
     /// # Errors
     /// Too little memory, or a failure of the device.
     pub fn restore(&mut self, frame: &Frame, gamma: f64, strength: f64) -> Result<Restored> {
-        with_threads(self.fused, || self.restore_here(frame, gamma, strength))
+        with_threads(self.arithmetic.fused, || {
+            self.restore_here(frame, gamma, strength)
+        })
     }
 
     fn restore_here(&mut self, frame: &Frame, gamma: f64, strength: f64) -> Result<Restored> {
@@ -133,7 +136,7 @@ impl Restorer {
         times.upload = start.elapsed();
 
         let (weights, config) = (&self.weights, &self.config);
-        let model = || forward(weights, config);
+        let model = || forward(weights, config, self.arithmetic.products);
         let joined = self.tiles.run(&input, gamma, &model, &mut times)?;
 
         let blended = Instant::now();

@@ -81,6 +81,8 @@ struct Plan {
     /// How this size is cut, for want of memory perhaps smaller than others.
     cut: Cut,
     tiles: Vec<Tile>,
+    /// Tiles are on their way: if memory runs out now, smaller ones help; what a frame takes as a whole, they do not change.
+    passing: bool,
     forward: Forward,
     reuse: Option<Reuse>,
     sharp: Option<Sharp>,
@@ -136,6 +138,7 @@ impl TiledPass {
     ) -> Result<Joined> {
         let (_, _, height, width) = image.size4()?;
         let plan = self.plan_for(width as usize, height as usize, model)?;
+        plan.passing = false;
         let start = Instant::now();
         let mut padded = image.shallow_clone();
         if let Some(rows) = &plan.rows {
@@ -179,13 +182,11 @@ impl TiledPass {
         })
     }
 
-    /// Makes what runs at a time smaller, after memory has run out. False where that would not help any more.
+    /// Gives back what is kept, and makes what runs at a time smaller, after memory has run out. False where that would not help any
+    /// more.
     pub fn shrink(&mut self) -> bool {
-        let Some(plan) = self.plan.take() else {
-            return false;
-        };
-        let smaller = plan.cut.smaller(&plan.grid, self.multiple);
-        drop(plan);
+        let smaller = self.plan.take().filter(|plan| plan.passing);
+        let smaller = smaller.and_then(|plan| plan.cut.smaller(&plan.grid, self.multiple));
         memory::release();
         let Some(cut) = smaller else {
             return false;
@@ -283,6 +284,7 @@ impl Plan {
         };
         Ok(Plan {
             tiles: grid.tiles().collect(),
+            passing: false,
             forward,
             reuse,
             sharp,
@@ -339,6 +341,7 @@ impl Plan {
                 reuse.keep(i, padded, &tiles[i], output.f_detach_copy()?)?;
             }
         }
+        self.passing = true;
         for group in blurred.chunks(cut.batch) {
             let pieces = group.iter().map(|&i| cut_out(padded, &tiles[i]));
             let pieces = match &pieces.collect::<Result<Vec<_>>>()?[..] {
@@ -361,6 +364,7 @@ impl Plan {
                 }
             }
         }
+        self.passing = false;
         Ok(joined)
     }
 }
@@ -528,6 +532,30 @@ mod tests {
         let least = cut(100.0, || Some(26 << 20)).unwrap();
         assert_eq!((least.tile_size, least.overlap), (128, 16));
         assert_eq!(cut(100.0, || Some(0)).unwrap(), least, "it may do");
+    }
+
+    #[test]
+    fn only_what_tiles_take_is_made_smaller() {
+        let config = EngineConfig {
+            tile_size: Some(512),
+            tile_overlap: 16,
+            ..EngineConfig::default()
+        };
+        let mut tiles = TiledPass::new(&config, true, 8, Device::Cpu, None);
+        let image = Tensor::zeros([1, 3, 256, 256], (Kind::Float, Device::Cpu));
+        let run = |tiles: &mut TiledPass, model: fn(&Tensor) -> Tensor| {
+            let model = || -> Result<Forward> { Ok(Box::new(model)) };
+            let run = || tiles.run(&image, 1.0, &model, &mut StageTimes::default()).is_ok();
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or(false)
+        };
+        assert!(run(&mut tiles, |x| x * 0.5));
+        assert!(
+            !tiles.shrink(),
+            "all tiles are done: the frame itself is too much"
+        );
+        assert!(!run(&mut tiles, |_| panic!("can't allocate memory")));
+        assert!(tiles.shrink(), "they were on their way");
+        assert_eq!(tiles.cut.tile_size, 128);
     }
 
     #[test]

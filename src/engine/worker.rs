@@ -157,11 +157,13 @@ pub(super) fn run(
     }
 }
 
-/// The restored frame, in smaller pieces where memory runs out.
+/// The restored frame, in smaller pieces where memory runs out; where these do not help, once more with what was kept given back.
 fn restore(restorer: &mut Restorer, frame: &Frame, gamma: f64, strength: f64) -> Result<Restored> {
+    let mut last = false;
     loop {
         match guarded(|| restorer.restore(frame, gamma, strength)) {
-            Err(error) if error.kind() == ErrorKind::NoMemory && restorer.shrink() => {
+            Err(error) if error.kind() == ErrorKind::NoMemory && !last => {
+                last = !restorer.shrink();
                 tracing::debug!("once more after: {error}");
             }
             result => return result,

@@ -44,6 +44,7 @@ struct UpDecoderBlock2D {
 
 /// Latents and skips to an image.
 pub struct Decoder {
+    kind: BlockKind,
     conv_in: Conv2d,
     mid_block: Option<UNetMidBlock2D>,
     up_blocks: Vec<UpDecoderBlock2D>,
@@ -61,10 +62,11 @@ impl Decoder {
         let mut up_blocks = Vec::new();
         for (i, &width) in widths.iter().enumerate() {
             let p = p.pp("up_blocks").pp(i);
-            let before = widths[i.saturating_sub(1)];
-            let skip = if config.has_skip(last - i) { width } else { 0 };
-            let resnets = (0..config.decoder_layers_per_block).map(|j| {
-                let (inputs, skip) = if j == 0 { (before, skip) } else { (width, 0) };
+            let inputs = config.width_entering(width, widths[i.saturating_sub(1)]);
+            let beside = config.block == BlockKind::Resnet && config.has_skip(last - i);
+            let skip = if beside { width } else { 0 };
+            let resnets = (0..config.decoder_layers_per_block.at(last - i)).map(|j| {
+                let (inputs, skip) = if j == 0 { (inputs, skip) } else { (width, 0) };
                 Block2D::new(
                     &p.pp("resnets").pp(j),
                     config.block,
@@ -74,7 +76,13 @@ impl Decoder {
             up_blocks.push(UpDecoderBlock2D {
                 resnets: resnets.collect::<Result<_>>()?,
                 upsampler: if i < last {
-                    Some(Upsample2D::new(&p.pp("upsamplers.0"), config.block, width)?)
+                    let outputs = config.width_entering(widths[i + 1], width);
+                    Some(Upsample2D::new(
+                        &p.pp("upsamplers.0"),
+                        config.block,
+                        width,
+                        outputs,
+                    )?)
                 } else {
                     None
                 },
@@ -88,6 +96,7 @@ impl Decoder {
             Conv2d::new
         };
         Ok(Decoder {
+            kind: config.block,
             conv_in: Conv2d::new(
                 &p.pp("conv_in"),
                 config.latent_channels,
@@ -116,13 +125,20 @@ impl Decoder {
         }
         // The lowest resolutions may have none.
         let without = self.up_blocks.len() - skips.len();
+        let skip = |i: usize| skips.get(i.checked_sub(without)?);
+        // Beside the input of a resnet block, added to that of a gated one.
+        let beside = |i: usize| skip(i).filter(|_| self.kind == BlockKind::Resnet);
+        let added = |i: usize| skip(i).filter(|_| self.kind == BlockKind::Gated);
+        if let Some(skip) = added(0) {
+            h = h + skip;
+        }
         for (i, block) in self.up_blocks.iter().enumerate() {
-            for (j, resnet) in block.resnets.iter().enumerate() {
-                let skip = i.checked_sub(without).filter(|_| j == 0).map(|i| &skips[i]);
-                h = resnet.forward(&h, skip, None);
+            let mut beside = beside(i);
+            for resnet in &block.resnets {
+                h = resnet.forward(&h, beside.take(), None);
             }
             if let Some(upsampler) = &block.upsampler {
-                h = upsampler.forward(&h);
+                h = upsampler.forward(&h, added(i + 1));
             }
             observer(format_args!("decoder.up_blocks.{i}"), &h);
         }

@@ -77,9 +77,9 @@ impl Encoder {
         let mut down_blocks = Vec::new();
         for (level, &width) in widths.iter().enumerate() {
             let p = p.pp("down_blocks").pp(level);
-            let before = widths[level.saturating_sub(1)];
-            let resnets = (0..config.layers_per_block).map(|i| {
-                let inputs = if i == 0 { before } else { width };
+            let inputs = config.width_entering(width, widths[level.saturating_sub(1)]);
+            let resnets = (0..config.layers_per_block.at(level)).map(|i| {
+                let inputs = if i == 0 { inputs } else { width };
                 Block2D::new(
                     &p.pp("resnets").pp(i),
                     config.block,
@@ -89,12 +89,9 @@ impl Encoder {
             down_blocks.push(DownEncoderBlock2D {
                 resnets: resnets.collect::<Result<_>>()?,
                 downsampler: if level < last {
-                    Some(Downsample2D::new(
-                        &p.pp("downsamplers.0"),
-                        config.block,
-                        width,
-                        true,
-                    )?)
+                    let p = p.pp("downsamplers.0");
+                    let outputs = config.width_entering(widths[level + 1], width);
+                    Some(Downsample2D::new(&p, config.block, width, outputs, true)?)
                 } else {
                     None
                 },

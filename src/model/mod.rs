@@ -3,6 +3,7 @@
 //! A model is cheap to build from tensors that exist: it holds references to them, so merging the adapters in place
 //! changes the model too.
 
+mod arithmetic;
 mod cost;
 mod decoder;
 mod discriminator;
@@ -14,8 +15,9 @@ mod unet_blocks;
 
 use std::fmt::Arguments;
 
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
+pub use arithmetic::Arithmetic;
 pub use cost::{Operations, operations_per_pixel};
 pub use discriminator::LatentDiscriminator;
 use evae::Encoded;
@@ -25,7 +27,7 @@ pub use unet::UNet2DConditionModel;
 
 use crate::Result;
 use crate::config::ModelConfig;
-use crate::nn::{BlockKind, Init, NormKind, Params, Shapes, channels_last, cpu_lanes};
+use crate::nn::{Init, Params, Shapes, channels_last};
 
 /// Sees intermediate results, each under the name that its module has in diffusers.
 pub type Observer<'a> = &'a mut dyn FnMut(Arguments, &Tensor);
@@ -124,28 +126,6 @@ impl OsddModel {
     pub fn reconstruct(&self, x_l: &Tensor, latents: &Tensor) -> Tensor {
         self.decode(latents, &self.encode(x_l).skips, x_l)
     }
-}
-
-/// Whether nearly all of such a model's work on this device is done by our own layers for the CPU.
-pub fn is_fused(config: &ModelConfig, device: Device, kind: Kind) -> bool {
-    let (vae, unet) = (&config.vae, &config.unet);
-    let gated = [vae.block, unet.block] == [BlockKind::Gated; 2];
-    let channel = [vae.norm, unet.norm] == [NormKind::Channel; 2];
-    let attention = vae.mid_attention || unet.self_attention || unet.cross_attention.contains(&true);
-    let ends = [vae.latent_channels, 3 * vae.patch_size * vae.patch_size];
-    let widths = vae
-        .block_out_channels
-        .iter()
-        .chain(&unet.block_out_channels)
-        .chain(&ends);
-    let whole = cpu_lanes().is_some_and(|lanes| widths.into_iter().all(|width| width % lanes as i64 == 0));
-    device == Device::Cpu
-        && kind == Kind::Float
-        && gated
-        && channel
-        && unet.time_embed_dim == 0
-        && !attention
-        && whole
 }
 
 /// Number of parameters of each part and of the whole: `(vae, unet, prompt)`.

@@ -110,6 +110,7 @@ impl DownBlock2D {
                     &p.pp("downsamplers.0"),
                     config.block,
                     width,
+                    width,
                     false,
                 )?)
             } else {
@@ -187,7 +188,12 @@ impl UpBlock2D {
         Ok(UpBlock2D {
             layers: layers.collect::<Result<_>>()?,
             upsampler: if upsample {
-                Some(Upsample2D::new(&p.pp("upsamplers.0"), config.block, width)?)
+                Some(Upsample2D::new(
+                    &p.pp("upsamplers.0"),
+                    config.block,
+                    width,
+                    width,
+                )?)
             } else {
                 None
             },
@@ -209,7 +215,7 @@ impl UpBlock2D {
         match (&self.upsampler, residuals.last()) {
             // As diffusers: to the size of what it will be joined with, which is odd where the halving rounded up.
             (Some(upsampler), Some(next)) => upsampler.to_size(&h, next.size()[2], next.size()[3]),
-            (Some(upsampler), None) => upsampler.forward(&h),
+            (Some(upsampler), None) => upsampler.forward(&h, None),
             (None, _) => h,
         }
     }

@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::cpu::{Activation, Arrangement, ConvWeights, Input, Kernel, Layer};
+use super::cpu::{Activation, Arrangement, ConvWeights, Input, Kernel, Layer, Products};
 use super::packed::{Packed, filled, innermost, map};
 use super::{ImageNorm, Init, NormKind, Params, patchify, unpatchify};
 use crate::Result;
@@ -25,6 +25,7 @@ pub struct Conv2d {
     stride: i64,
     padding: i64,
     groups: i64,
+    products: Products,
     packed: Packed<ConvWeights>,
 }
 
@@ -78,6 +79,7 @@ impl Conv2d {
             stride: 1,
             padding: k / 2,
             groups: 1,
+            products: p.products(),
             packed: Packed::default(),
         })
     }
@@ -92,19 +94,19 @@ impl Conv2d {
     }
 
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        self.fused(Operand::Maps(&[x]), Arrangement::Pixels)
+        self.fused(Operand::Maps(&[x]), Arrangement::Pixels, None)
             .unwrap_or_else(|| self.with_bias(x, &self.bias))
     }
 
     /// As [`Conv2d::forward`] of the inputs one above the other, channel by channel.
     pub fn forward_joined(&self, inputs: &[&Tensor]) -> Tensor {
-        self.fused(Operand::Maps(inputs), Arrangement::Pixels)
+        self.fused(Operand::Maps(inputs), Arrangement::Pixels, None)
             .unwrap_or_else(|| self.with_bias(&Tensor::cat(inputs, 1), &self.bias))
     }
 
     /// As [`Conv2d::forward`] of what [`patchify`] makes of an image.
     pub fn forward_patches(&self, image: &Tensor, patch: i64) -> Tensor {
-        self.fused(Operand::Patches(image, patch), Arrangement::Pixels)
+        self.fused(Operand::Patches(image, patch), Arrangement::Pixels, None)
             .unwrap_or_else(|| self.forward(&patchify(image, patch)))
     }
 
@@ -114,21 +116,28 @@ impl Conv2d {
             1 => Arrangement::Pixels,
             patch => Arrangement::Patches(patch as usize),
         };
-        self.fused(Operand::Activated(norm, x), arrangement)
+        self.fused(Operand::Activated(norm, x), arrangement, None)
             .unwrap_or_else(|| {
                 let y = self.forward(&norm.forward(x).silu());
                 if patch == 1 { y } else { unpatchify(&y, patch) }
             })
     }
 
-    /// Each quarter of the output's channels becomes one of 2x2 pixels, row by row: `[B, out / 4, 2 H, 2 W]`.
-    pub fn forward_doubled(&self, x: &Tensor) -> Tensor {
-        self.fused(Operand::Maps(&[x]), Arrangement::Doubled)
-            .unwrap_or_else(|| unpatchify(&self.forward(x), 2))
+    /// Each quarter of the output's channels becomes one of 2x2 pixels, row by row: `[B, out / 4, 2 H, 2 W]`. To that `added` is
+    /// added.
+    pub fn forward_doubled(&self, x: &Tensor, added: Option<&Tensor>) -> Tensor {
+        self.fused(Operand::Maps(&[x]), Arrangement::Doubled, added)
+            .unwrap_or_else(|| {
+                let y = unpatchify(&self.forward(x), 2);
+                match added {
+                    Some(added) => y + added,
+                    None => y,
+                }
+            })
     }
 
-    /// The convolution by kernels of our own, where that is possible: on a CPU, in float32, for inference.
-    fn fused(&self, operand: Operand, arrangement: Arrangement) -> Option<Tensor> {
+    /// The convolution by kernels of our own, where that is possible: on a CPU, maps in float32, for inference.
+    fn fused(&self, operand: Operand, arrangement: Arrangement, added: Option<&Tensor>) -> Option<Tensor> {
         let (inputs, patch) = match operand {
             Operand::Maps(inputs) => (inputs.to_vec(), 1),
             Operand::Patches(image, patch) => (vec![image], patch),
@@ -183,11 +192,15 @@ impl Conv2d {
                 shift: parameters[3].to_vec(),
                 eps: norm.eps as f32,
             });
-            ConvWeights::new(kernel, &layer, activation)
+            ConvWeights::new(kernel, self.products, &layer, activation)
         };
         let mut parameters = vec![&self.weight, &self.bias];
         parameters.extend(norm.iter().flat_map(|norm| [&norm.weight, &norm.bias]));
-        self.packed.with(&inputs, &parameters, pack, |weights| {
+        if added.is_some_and(|added| added.size() != size) {
+            return None;
+        }
+        let all: Vec<&Tensor> = inputs.iter().copied().chain(added).collect();
+        self.packed.with(&all, &parameters, pack, |weights| {
             if !weights.fits(arrangement) {
                 return None;
             }
@@ -197,8 +210,10 @@ impl Conv2d {
                 1 => Input::Maps(&maps),
                 patch => Input::Patches(maps[0], patch as usize),
             };
+            let added = added.map(innermost);
+            let added = added.as_ref().map(|added| map(added).values);
             Some(filled(size, |output| {
-                weights.forward(&input, arrangement, output);
+                weights.forward(&input, arrangement, added, output);
             }))
         })
     }

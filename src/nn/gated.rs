@@ -5,7 +5,7 @@
 
 use tch::Tensor;
 
-use super::cpu::{GatedLayers, GatedWeights, Layer};
+use super::cpu::{GatedLayers, GatedWeights, Layer, Products};
 use super::packed::{Packed, filled, innermost, map};
 use super::{BlockShape, Conv2d, ImageNorm, Linear, NormKind, Params};
 use crate::Result;
@@ -24,6 +24,7 @@ pub struct GatedBlock2D {
     norm2: ImageNorm,
     ff_proj: Conv2d,
     ff_out: Conv2d,
+    products: Products,
     packed: Packed<GatedWeights>,
 }
 
@@ -56,6 +57,7 @@ impl GatedBlock2D {
             norm2: ImageNorm::new(&p.pp("norm2"), shape.norm, width, shape.eps)?,
             ff_proj: Conv2d::new(&ff.pp("0.proj"), width, 2 * width, 1)?,
             ff_out: Conv2d::zeroed(&ff.pp("2"), width, width, 1)?,
+            products: p.products(),
             packed: Packed::default(),
         })
     }
@@ -80,7 +82,7 @@ impl GatedBlock2D {
         x + self.ff_out.forward(&h)
     }
 
-    /// The block in one pass, where that is possible: on a CPU, in float32, for inference.
+    /// The block in one pass, where that is possible: on a CPU, maps in float32, for inference.
     fn fused(&self, x: &Tensor, temb: Option<&Tensor>) -> Option<Tensor> {
         let channel_norms = self.norm1.kind == NormKind::Channel && self.norm1.eps == self.norm2.eps;
         if temb.is_some() || !channel_norms || x.size()[1..2] != self.norm1.bias.size() {
@@ -134,7 +136,8 @@ impl GatedBlock2D {
             ff_proj: layer(5),
             ff_out: layer(6),
         };
-        GatedWeights::new(self.norm1.bias.size()[0] as usize, self.norm1.eps, &layers)
+        let width = self.norm1.bias.size()[0] as usize;
+        GatedWeights::new(width, self.norm1.eps, self.products, &layers)
     }
 }
 

@@ -22,7 +22,7 @@ pub(crate) use basic::{from_memory_order, memory_order};
 pub use block::{Block2D, BlockKind, BlockShape};
 pub use conv::Conv2d;
 pub(crate) use cpu::lanes as cpu_lanes;
-pub use cpu::on_own_threads;
+pub use cpu::{Products, on_own_threads};
 pub use gated::GatedBlock2D;
 pub use norm::{ImageNorm, LayerNorm, NormKind};
 pub use params::{Init, Initializer, Params, Shapes, Source, TensorMap};

@@ -12,6 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
+use super::cpu::Products;
 use crate::{Error, Result};
 
 /// Values of a parameter that is created for training.
@@ -77,6 +78,7 @@ pub trait Source {
 pub struct Params<'a> {
     source: &'a dyn Source,
     path: String,
+    products: Products,
 }
 
 impl<'a> Params<'a> {
@@ -85,7 +87,18 @@ impl<'a> Params<'a> {
         Params {
             source,
             path: String::new(),
+            products: Products::default(),
         }
+    }
+
+    /// The same place, for layers whose products are of this arithmetic where they are fused for the CPU.
+    pub fn with_products(self, products: Products) -> Self {
+        Params { products, ..self }
+    }
+
+    /// Arithmetic of the products of layers that are fused for the CPU.
+    pub fn products(&self) -> Products {
+        self.products
     }
 
     /// The subtree `name`; its segment becomes part of every tensor's name.
@@ -98,6 +111,7 @@ impl<'a> Params<'a> {
         Params {
             source: self.source,
             path,
+            products: self.products,
         }
     }
 

@@ -26,15 +26,15 @@ impl Downsample2D {
     ///
     /// # Errors
     /// A parameter that is missing or of another shape.
-    pub fn new(p: &Params, kind: BlockKind, channels: i64, pad_end: bool) -> Result<Self> {
+    pub fn new(p: &Params, kind: BlockKind, inputs: i64, outputs: i64, pad_end: bool) -> Result<Self> {
         let p = p.pp("conv");
         Ok(match kind {
             BlockKind::Resnet => Downsample2D {
-                conv: Conv2d::new(&p, channels, channels, 3)?.strided(2, if pad_end { 0 } else { 1 }),
+                conv: Conv2d::new(&p, inputs, outputs, 3)?.strided(2, if pad_end { 0 } else { 1 }),
                 padding: if pad_end { Padding::End } else { Padding::None },
             },
             BlockKind::Gated => Downsample2D {
-                conv: Conv2d::new(&p, channels, channels, 2)?.strided(2, 0),
+                conv: Conv2d::new(&p, inputs, outputs, 2)?.strided(2, 0),
                 padding: Padding::ToEven,
             },
         })
@@ -65,17 +65,27 @@ pub enum Upsample2D {
 impl Upsample2D {
     /// # Errors
     /// A parameter that is missing or of another shape.
-    pub fn new(p: &Params, kind: BlockKind, channels: i64) -> Result<Self> {
+    pub fn new(p: &Params, kind: BlockKind, inputs: i64, outputs: i64) -> Result<Self> {
         let p = p.pp("conv");
         Ok(match kind {
-            BlockKind::Resnet => Upsample2D::Nearest(Conv2d::new(&p, channels, channels, 3)?),
-            BlockKind::Gated => Upsample2D::Shuffle(Conv2d::new(&p, channels, 4 * channels, 1)?),
+            BlockKind::Resnet => Upsample2D::Nearest(Conv2d::new(&p, inputs, outputs, 3)?),
+            BlockKind::Gated => Upsample2D::Shuffle(Conv2d::new(&p, inputs, 4 * outputs, 1)?),
         })
     }
 
-    pub fn forward(&self, x: &Tensor) -> Tensor {
-        let (_, _, height, width) = x.size4().expect("a feature map has four dimensions");
-        self.to_size(x, height * 2, width * 2)
+    /// `added`, a map of the doubled size, is added to the result.
+    pub fn forward(&self, x: &Tensor, added: Option<&Tensor>) -> Tensor {
+        match (self, added) {
+            (Upsample2D::Shuffle(conv), added) => conv.forward_doubled(x, added),
+            (Upsample2D::Nearest(_), _) => {
+                let (_, _, height, width) = x.size4().expect("a feature map has four dimensions");
+                let y = self.to_size(x, height * 2, width * 2);
+                match added {
+                    Some(added) => y + added,
+                    None => y,
+                }
+            }
+        }
     }
 
     /// To this size, where halving had rounded up.
@@ -83,7 +93,7 @@ impl Upsample2D {
         match self {
             Upsample2D::Nearest(conv) => conv.forward(&x.upsample_nearest2d([height, width], None, None)),
             Upsample2D::Shuffle(conv) => {
-                let doubled = conv.forward_doubled(x);
+                let doubled = conv.forward_doubled(x, None);
                 doubled.narrow(2, 0, height).narrow(3, 0, width)
             }
         }

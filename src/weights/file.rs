@@ -28,18 +28,19 @@ pub struct Weights {
 /// One safetensors file in memory: its name for errors, and its bytes.
 pub(crate) type NamedBytes<'a> = (String, Cow<'a, [u8]>);
 
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|source| Error::Io {
+        path: path.to_owned(),
+        source,
+    })
+}
+
 impl Weights {
     /// Reads `config.json` and every `*.safetensors` of a folder.
     ///
     /// # Errors
     /// A file that cannot be read, and each way in which tensors do not fit the configuration.
     pub fn from_dir(dir: &Path) -> Result<Self> {
-        let read = |path: &Path| {
-            fs::read(path).map_err(|source| Error::Io {
-                path: path.to_owned(),
-                source,
-            })
-        };
         let config_path = dir.join("config.json");
         let json = read(&config_path)?;
         let entries = fs::read_dir(dir).map_err(|source| Error::Io {
@@ -61,6 +62,13 @@ impl Weights {
         }
         let json = String::from_utf8_lossy(&json);
         Self::from_bytes(&json, &config_path.display().to_string(), &files)
+    }
+
+    /// The configuration of a model's folder, without its weights.
+    pub(super) fn config_of(dir: &Path) -> Result<ModelConfig> {
+        let path = dir.join("config.json");
+        let json = read(&path)?;
+        ModelConfig::from_json(&String::from_utf8_lossy(&json), &path.display().to_string())
     }
 
     /// As [`Weights::from_dir`], from memory.

@@ -12,5 +12,5 @@ pub use diffusers::{
 };
 pub(crate) use file::take_exactly;
 pub use file::{Weights, load_safetensors, save_safetensors};
-pub use preset::{ModelInfo, identity, installed_models, load_model};
+pub use preset::{ModelInfo, identity, installed_models, load_config, load_model};
 pub(crate) use shared::shared_model;

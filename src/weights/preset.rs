@@ -23,9 +23,9 @@ pub struct ModelInfo {
     pub parameters: u64,
     /// Size of the weight files.
     pub bytes: u64,
-    /// FNV-1a of the weight files, 64 bits in hexadecimal.
     /// Operations of one pass over 256x256 pixels in GFLOP, by the configuration; none where that cannot be read.
     pub gflop: Option<f64>,
+    /// FNV-1a of the weight files, 64 bits in hexadecimal.
     pub checksum: String,
 }
 
@@ -57,8 +57,18 @@ fn find(name: &str) -> Result<Place> {
         .map(Place::Folder)
         .ok_or_else(|| Error::ModelNotFound {
             name: name.into(),
-            presets: "nano is built in".into(),
+            reason: why_not_found(name).into(),
         })
+}
+
+fn why_not_found(name: &str) -> &'static str {
+    match name {
+        "small" => "this preset is a configuration only, it has no weights yet (nano is built in)",
+        "sd21" => {
+            "this preset's weights are made by 'osdd import' from Stable Diffusion 2.1-base; give the folder they are in"
+        }
+        _ => "it is neither a preset (nano is built in) nor a folder with a config.json",
+    }
 }
 
 /// Loads a model by the name of a preset or by its folder.
@@ -69,6 +79,17 @@ pub fn load_model(name: &str) -> Result<Weights> {
     match find(name)? {
         Place::BuiltIn => Weights::from_bytes(NANO_CONFIG, "nano/config.json (built in)", &built_in()),
         Place::Folder(dir) => Weights::from_dir(&dir),
+    }
+}
+
+/// A model's configuration, without its weights.
+///
+/// # Errors
+/// [`Error::ModelNotFound`], a file that cannot be read, or a configuration that is broken.
+pub fn load_config(name: &str) -> Result<ModelConfig> {
+    match find(name)? {
+        Place::BuiltIn => ModelConfig::from_json(NANO_CONFIG, "nano/config.json (built in)"),
+        Place::Folder(dir) => Weights::config_of(&dir),
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use osdd::config::{ModelConfig, PredictionType, SchedulerConfig, UnetConfig, VaeConfig, WeightsDtype};
+use osdd::config::{
+    Layers, ModelConfig, PredictionType, SchedulerConfig, UnetConfig, VaeConfig, WeightsDtype,
+};
 use osdd::engine::{Device, Engine, EngineConfig};
 use osdd::frame::{Frame, PixelFormat};
 use osdd::model::OsddModel;
@@ -241,8 +243,8 @@ fn other_sizes_of_the_family_are_taken_over() {
     expected.vae = VaeConfig {
         block: BlockKind::Resnet,
         block_out_channels: vec![6, 8, 12, 12],
-        layers_per_block: 1,
-        decoder_layers_per_block: 2,
+        layers_per_block: Layers::Everywhere(1),
+        decoder_layers_per_block: Layers::Everywhere(2),
         norm: NormKind::Group { num_groups: 3 },
         mid_attention: false,
         scaling_factor: 0.5,

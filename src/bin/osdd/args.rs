@@ -112,7 +112,7 @@ pub(crate) struct RuntimeArgs {
     /// auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     pub device: Device,
-    /// auto (bf16 on a GPU, fp32 on the CPU), fp32, bf16 or fp16
+    /// auto (bf16 on a GPU and, for nano, on a CPU with AMX; else fp32), fp32, bf16 or fp16
     #[arg(long, default_value = "auto")]
     pub precision: Precision,
     /// Largest side of a tile in pixels, a multiple of 64; 0 takes the whole frame [default: 2048 for a model that is fused for

@@ -3,7 +3,8 @@
 use pulp::{Arch, Simd, WithSimd};
 
 use super::activate::{Activation, activate};
-use super::panels::{Pairs, Panels, Pixels, Sink, Store, store};
+use super::amx::{Pixels16, convert_row, slack};
+use super::panels::{Pairs, Panels, Pixels, Products, Sink, Store, load, store};
 use super::{Layer, Map, at_least, in_parts, lanes};
 
 /// Pixels of a row that pass at a time.
@@ -42,48 +43,83 @@ pub(in crate::nn) enum Arrangement {
 /// The parameters of a convolution, ready for use.
 pub(in crate::nn) struct ConvWeights {
     kernel: Kernel,
+    outputs: usize,
+    /// With zeros up to whole vectors of outputs.
     panels: Panels,
     /// What comes before it; not with [`Kernel::Halving`].
     activation: Option<Activation>,
 }
 
+impl Kernel {
+    /// Sources of its products where they are in bfloat16.
+    fn sources(self) -> usize {
+        match self {
+            Kernel::Around => 3,
+            Kernel::Point | Kernel::Halving => 1,
+        }
+    }
+}
+
 impl ConvWeights {
-    /// `weight` is `[outputs, kernel, kernel, inputs]`. `None` where a number of channels is no multiple of what this CPU
-    /// computes at a time.
-    pub fn new(kernel: Kernel, layer: &Layer, activation: Option<Activation>) -> Option<Self> {
+    /// `weight` is `[outputs, kernel, kernel, inputs]`. `None` where this CPU has no vectors, or a norm's channels are no
+    /// multiple of them.
+    pub fn new(
+        kernel: Kernel,
+        products: Products,
+        layer: &Layer,
+        activation: Option<Activation>,
+    ) -> Option<Self> {
         let (lanes, outputs) = (lanes()?, layer.bias.len());
         let normed = activation.as_ref().map_or(0, |a| a.scale.len());
-        if !outputs.is_multiple_of(lanes) || !normed.is_multiple_of(lanes) {
+        if outputs == 0 || !normed.is_multiple_of(lanes) {
             return None;
         }
+        let padded = outputs.next_multiple_of(lanes);
+        let (mut weight, mut bias) = (layer.weight.to_vec(), layer.bias.to_vec());
+        weight.resize(layer.weight.len() / outputs * padded, 0.0);
+        bias.resize(padded, 0.0);
         Some(ConvWeights {
             kernel,
-            panels: Panels::pack(lanes, Pairs::Neighbours, layer.weight, None, layer.bias),
+            outputs,
+            panels: Panels::pack(
+                lanes,
+                Pairs::Neighbours,
+                (products, kernel.sources()),
+                &weight,
+                None,
+                &bias,
+            ),
             activation,
         })
     }
 
     /// Whether the outputs can lie so.
     pub fn fits(&self, arrangement: Arrangement) -> bool {
+        let lanes = lanes().unwrap_or(1);
         let unit = match arrangement {
-            Arrangement::Pixels => 1,
-            Arrangement::Doubled => 4 * lanes().unwrap_or(1),
+            Arrangement::Pixels => lanes,
+            Arrangement::Doubled => 4 * lanes,
             Arrangement::Patches(patch) => patch * patch,
         };
-        self.outputs().is_multiple_of(unit)
+        self.outputs.is_multiple_of(unit)
     }
 
-    fn outputs(&self) -> usize {
-        self.panels.outputs()
-    }
-
-    pub fn forward(&self, input: &Input, arrangement: Arrangement, output: &mut [f32]) {
+    /// `added` is a map of the output's size that is added to it, where the outputs become 2x2 pixels.
+    pub fn forward(
+        &self,
+        input: &Input,
+        arrangement: Arrangement,
+        added: Option<&[f32]>,
+        output: &mut [f32],
+    ) {
+        let fits = |added: &[f32]| arrangement == Arrangement::Doubled && added.len() == output.len();
+        assert!(added.is_none_or(fits));
         let (height, width) = match (self.kernel, input) {
             (Kernel::Halving, Input::Maps(maps)) => (maps[0].height / 2, maps[0].width / 2),
             (_, Input::Maps(maps)) => (maps[0].height, maps[0].width),
             (_, Input::Patches(map, patch)) => (map.height / patch, map.width / patch),
         };
-        let row_length = width * self.outputs();
+        let row_length = width * self.outputs;
         in_parts(output, height, row_length, |image, first, output, scratch| {
             Arch::new().dispatch(Rows {
                 weights: self,
@@ -92,6 +128,7 @@ impl ConvWeights {
                 image,
                 width,
                 first,
+                added: added.map(|added| &added[(image * height + first) * row_length..][..output.len()]),
                 output,
                 scratch,
             });
@@ -107,6 +144,7 @@ struct Rows<'a> {
     image: usize,
     width: usize,
     first: usize,
+    added: Option<&'a [f32]>,
     output: &'a mut [f32],
     scratch: &'a mut Vec<f32>,
 }
@@ -116,35 +154,35 @@ impl WithSimd for Rows<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let (width, outputs) = (self.width, self.weights.outputs());
+        let (width, outputs) = (self.width, self.weights.outputs);
+        let padded_outputs = self.weights.panels.outputs();
         let activation = self.weights.activation.as_ref();
         let around = self.weights.kernel == Kernel::Around;
         let channels = self.weights.panels.inputs() / if around { 9 } else { 1 };
-        // Three rows of inputs between zeros, or one, and one of outputs that have still to be rearranged.
-        let padded = if around || activation.is_some() {
-            (width + 2) * channels
-        } else {
-            0
-        };
-        let scratch = at_least(self.scratch, 3 * padded + width * outputs);
-        let (ring, made) = scratch.split_at_mut(3 * padded);
+        let rounds = around && self.weights.panels.tiles::<S>().is_some();
+        let shape = RingShape::new(width, channels, around || activation.is_some(), rounds);
+        let scratch = at_least(self.scratch, shape.length() + width * padded_outputs);
+        let (ring, made) = scratch.split_at_mut(shape.length());
+        let mut ring = Ring::new(ring, shape);
         if around {
             for ahead in 0..2 {
                 let row = (self.first + ahead).checked_sub(1);
-                let row_of_ring = &mut ring[ahead * padded..][..padded];
-                self.input.pad(simd, self.image, row, activation, row_of_ring);
+                ring.pad(simd, self.input, self.image, row, activation, ahead);
             }
         }
         let mut sources = Vec::with_capacity(3);
+        let places: Vec<usize> = match self.arrangement {
+            Arrangement::Doubled => doubled_places(outputs, S::F32_LANES, width),
+            _ => Vec::new(),
+        };
         for (i, output) in self.output.chunks_exact_mut(width * outputs).enumerate() {
             let row = self.first + i;
             sources.clear();
             match (self.weights.kernel, self.input) {
                 (Kernel::Point, Input::Maps(_)) if activation.is_some() => {
-                    self.input
-                        .pad(simd, self.image, Some(row), activation, &mut ring[..padded]);
+                    ring.pad(simd, self.input, self.image, Some(row), activation, 0);
                     sources.push(Pixels {
-                        first: ring[channels..].as_ptr(),
+                        first: ring.row(0)[channels..].as_ptr(),
                         stride: channels,
                         inputs: channels,
                     });
@@ -167,38 +205,54 @@ impl WithSimd for Rows<'_> {
                 })),
                 // So do the three of a window.
                 (Kernel::Around, _) => {
-                    let next = &mut ring[(i + 2) % 3 * padded..][..padded];
-                    self.input.pad(simd, self.image, Some(row + 1), activation, next);
+                    ring.pad(
+                        simd,
+                        self.input,
+                        self.image,
+                        Some(row + 1),
+                        activation,
+                        (i + 2) % 3,
+                    );
                     sources.extend((0..3).map(|y| Pixels {
-                        first: ring[(i + y) % 3 * padded..].as_ptr(),
+                        first: ring.row((i + y) % 3).as_ptr(),
                         stride: channels,
                         inputs: 3 * channels,
                     }));
                 }
                 (_, Input::Patches(..)) => unreachable!("patches are for 3x3"),
             }
-            // SAFETY: output and what is made have `width` pixels of all outputs, the sources what they need for them.
+            // SAFETY: output and what is made have `width` pixels of all outputs (output, unless they are rearranged, has whole
+            // vectors of them), the sources what they need for them.
             unsafe {
                 let panels = &self.weights.panels;
+                let mut sources = match rounds {
+                    false => Sources::Float32(&mut sources),
+                    true => Sources::Bfloat16([0, 1, 2].map(|y| Pixels16 {
+                        first: ring.rounded((i + y) % 3).as_ptr().cast(),
+                        stride: channels,
+                    })),
+                };
                 match self.arrangement {
                     Arrangement::Pixels => multiply_row(simd, panels, &mut sources, width, |column| Store {
                         first: output.as_mut_ptr().add(column * outputs),
                         stride: outputs,
                     }),
                     Arrangement::Doubled => {
+                        let added = self.added.map(|added| added[i * width * outputs..].as_ptr());
                         multiply_row(simd, panels, &mut sources, width, |column| StoreDoubled {
                             first: output.as_mut_ptr(),
+                            added,
+                            places: &places,
                             column,
-                            width,
-                            channels: outputs / 4,
+                            stride: outputs / 2,
                         })
                     }
                     Arrangement::Patches(patch) => {
                         multiply_row(simd, panels, &mut sources, width, |column| Store {
-                            first: made.as_mut_ptr().add(column * outputs),
-                            stride: outputs,
+                            first: made.as_mut_ptr().add(column * padded_outputs),
+                            stride: padded_outputs,
                         });
-                        unpatch(made, patch, outputs, output);
+                        unpatch(made, padded_outputs, patch, outputs / patch, output);
                     }
                 }
             }
@@ -206,26 +260,108 @@ impl WithSimd for Rows<'_> {
     }
 }
 
+/// Where the products of a row come from.
+enum Sources<'a> {
+    Float32(&'a mut [Pixels]),
+    Bfloat16([Pixels16; 3]),
+}
+
 /// Products of a row of pixels, some at a time; `sink` takes those from a column on. The sources go on to the row's end.
 ///
 /// # Safety
-/// As [`Panels::multiply`], for `width` pixels.
+/// As [`Panels::multiply`] or [`Panels::multiply16`], for `width` pixels.
 #[inline(always)]
 unsafe fn multiply_row<S: Simd, T: Sink<S>>(
     simd: S,
     panels: &Panels,
-    sources: &mut [Pixels],
+    sources: &mut Sources,
     width: usize,
     mut sink: impl FnMut(usize) -> T,
 ) {
-    for column in (0..width).step_by(RUN) {
-        let pixels = RUN.min(width - column);
-        // SAFETY: the caller's.
-        unsafe {
-            panels.multiply(simd, sources, pixels, &sink(column));
-            for source in &mut *sources {
-                source.first = source.first.add(pixels * source.stride);
+    match sources {
+        Sources::Float32(sources) => {
+            for column in (0..width).step_by(RUN) {
+                let pixels = RUN.min(width - column);
+                // SAFETY: the caller's.
+                unsafe {
+                    panels.multiply(simd, sources, pixels, &sink(column));
+                    for source in &mut **sources {
+                        source.first = source.first.add(pixels * source.stride);
+                    }
+                }
             }
+        }
+        // SAFETY: the caller's.
+        Sources::Bfloat16(sources) => unsafe { panels.multiply16(simd, sources, width, &sink(0)) },
+    }
+}
+
+/// Rows of inputs between zeros, three of them where a window goes over them; then perhaps in bfloat16 too.
+struct Ring<'a> {
+    shape: RingShape,
+    rows: &'a mut [f32],
+    rounded: &'a mut [f32],
+}
+
+/// Lengths in float32.
+#[derive(Clone, Copy)]
+struct RingShape {
+    row: usize,
+    rounded_row: usize,
+}
+
+impl RingShape {
+    fn new(width: usize, channels: usize, used: bool, rounds: bool) -> Self {
+        let row = if used { (width + 2) * channels } else { 0 };
+        let rounded_row = if rounds {
+            (row + slack(channels)).div_ceil(2)
+        } else {
+            0
+        };
+        RingShape { row, rounded_row }
+    }
+
+    fn length(self) -> usize {
+        3 * (self.row + self.rounded_row)
+    }
+}
+
+impl<'a> Ring<'a> {
+    fn new(memory: &'a mut [f32], shape: RingShape) -> Self {
+        let (rows, rounded) = memory.split_at_mut(3 * shape.row);
+        Ring { shape, rows, rounded }
+    }
+
+    fn row(&self, slot: usize) -> &[f32] {
+        &self.rows[slot * self.shape.row..][..self.shape.row]
+    }
+
+    /// A row in bfloat16, two numbers in place of one.
+    fn rounded(&self, slot: usize) -> &[f32] {
+        &self.rounded[slot * self.shape.rounded_row..][..self.shape.rounded_row]
+    }
+
+    /// Takes in a row, or zeros where there is none.
+    #[inline(always)]
+    fn pad<S: Simd>(
+        &mut self,
+        simd: S,
+        input: &Input,
+        image: usize,
+        row: Option<usize>,
+        activation: Option<&Activation>,
+        slot: usize,
+    ) {
+        let RingShape {
+            row: length,
+            rounded_row,
+        } = self.shape;
+        let padded = &mut self.rows[slot * length..][..length];
+        input.pad(simd, image, row, activation, padded);
+        if rounded_row > 0 {
+            let rounded = &mut self.rounded[slot * rounded_row..][..rounded_row];
+            // SAFETY: the CPU converts, since there are weights in bfloat16; there is room for the row and the slack.
+            unsafe { convert_row(padded, rounded.as_mut_ptr().cast()) };
         }
     }
 }
@@ -272,37 +408,51 @@ impl Input<'_> {
     }
 }
 
-/// A row of pixels whose channels are squares, as rows of images.
-fn unpatch(made: &[f32], patch: usize, channels: usize, output: &mut [f32]) {
-    let length = channels / patch;
+/// A row of pixels, `stride` values from one to the next, whose channels are squares of `patch` rows of `length` values, as rows
+/// of images.
+fn unpatch(made: &[f32], stride: usize, patch: usize, length: usize, output: &mut [f32]) {
     let row_length = output.len() / patch;
     for (y, row) in output.chunks_exact_mut(row_length).enumerate() {
-        for (values, made) in row.chunks_exact_mut(length).zip(made.chunks_exact(channels)) {
+        for (values, made) in row.chunks_exact_mut(length).zip(made.chunks_exact(stride)) {
             values.copy_from_slice(&made[y * length..][..length]);
         }
     }
 }
 
-/// Puts each quarter of the outputs into a pixel of its own: row and column of 2x2, then channel.
-struct StoreDoubled {
-    /// Of the first of both rows.
-    first: *mut f32,
-    column: usize,
-    /// Of the map before it is doubled.
-    width: usize,
-    channels: usize,
+/// Where each vector of outputs goes, counted from its pixel's first, when each quarter of them becomes one of 2x2 pixels: row and
+/// column of these, then channel. `width` is that of the map before it is doubled.
+fn doubled_places(outputs: usize, lanes: usize, width: usize) -> Vec<usize> {
+    let channels = outputs / 4;
+    let place = |output: usize| {
+        let (quarter, channel) = (output / channels, output % channels);
+        (quarter / 2 * 2 * width + quarter % 2) * channels + channel
+    };
+    (0..outputs).step_by(lanes).map(place).collect()
 }
 
-impl<S: Simd> Sink<S> for StoreDoubled {
+/// Puts each quarter of the outputs into a pixel of its own.
+struct StoreDoubled<'a> {
+    /// Of the first of both rows, as what is added to them.
+    first: *mut f32,
+    added: Option<*const f32>,
+    places: &'a [usize],
+    column: usize,
+    /// Values of two pixels beside each other.
+    stride: usize,
+}
+
+impl<S: Simd> Sink<S> for StoreDoubled<'_> {
     #[inline(always)]
     unsafe fn put<const N: usize>(&self, simd: S, pixel: usize, vector: usize, outputs: [S::f32s; N]) {
-        for (n, output) in outputs.into_iter().enumerate() {
-            let channel = (vector + n) * S::F32_LANES;
-            let (quarter, channel) = (channel / self.channels, channel % self.channels);
-            let column = 2 * (self.column + pixel) + quarter % 2;
-            let at = (quarter / 2 * 2 * self.width + column) * self.channels + channel;
+        for (n, mut output) in outputs.into_iter().enumerate() {
+            let at = (self.column + pixel) * self.stride + self.places[vector + n];
             // SAFETY: the caller's.
-            unsafe { store(simd, self.first.add(at), output) };
+            unsafe {
+                if let Some(added) = self.added {
+                    output = simd.add_f32s(output, load(simd, added.add(at)));
+                }
+                store(simd, self.first.add(at), output);
+            }
         }
     }
 }

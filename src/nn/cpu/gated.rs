@@ -7,7 +7,7 @@
 use pulp::{Arch, Simd, WithSimd};
 
 use super::activate::normalise;
-use super::panels::{Pairs, Panels, Pixels, Store, StoreGate, StoreSum, load, store};
+use super::panels::{Pairs, Panels, Pixels, Products, Store, StoreGate, StoreSum, load, store};
 use super::{Layer, Map, at_least, in_parts, lanes};
 
 /// Columns that pass at a time, in values of three widened rows: half of a usual second-level cache.
@@ -43,7 +43,7 @@ pub(in crate::nn) struct GatedLayers<'a> {
 
 impl GatedWeights {
     /// `None` where the width is no multiple of what this CPU computes at a time.
-    pub fn new(width: usize, eps: f64, layers: &GatedLayers) -> Option<Self> {
+    pub fn new(width: usize, eps: f64, products: Products, layers: &GatedLayers) -> Option<Self> {
         let lanes = lanes()?;
         if !width.is_multiple_of(lanes) {
             return None;
@@ -54,9 +54,25 @@ impl GatedWeights {
             let bias: Vec<f32> = (0..2 * width)
                 .map(|output| layer.bias[output] + shift(output))
                 .collect();
-            Panels::pack(lanes, pairs, layer.weight, Some(norm.weight), &bias)
+            Panels::pack(
+                lanes,
+                pairs,
+                (products, 1),
+                layer.weight,
+                Some(norm.weight),
+                &bias,
+            )
         };
-        let plain = |layer: &Layer| Panels::pack(lanes, Pairs::Neighbours, layer.weight, None, layer.bias);
+        let plain = |layer: &Layer| {
+            Panels::pack(
+                lanes,
+                Pairs::Neighbours,
+                (products, 1),
+                layer.weight,
+                None,
+                layer.bias,
+            )
+        };
         let taps = (0..9).flat_map(|tap| (0..2 * width).map(move |channel| (channel, tap)));
         Some(GatedWeights {
             width,

@@ -1,6 +1,8 @@
 //! Layers fused for the CPU's caches, on plain slices: what libtorch does in many passes over memory.
 
 mod activate;
+#[cfg_attr(not(all(target_arch = "x86_64", target_os = "linux")), path = "no_amx.rs")]
+mod amx;
 mod conv;
 mod gated;
 mod panels;
@@ -12,6 +14,7 @@ use std::ops::Range;
 pub(super) use activate::Activation;
 pub(super) use conv::{Arrangement, ConvWeights, Input, Kernel};
 pub(super) use gated::{GatedLayers, GatedWeights};
+pub use panels::Products;
 pub use pool::on_own_threads;
 use pool::threads;
 use pulp::{Arch, Simd, WithSimd};

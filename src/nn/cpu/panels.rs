@@ -5,14 +5,38 @@
 
 use pulp::Simd;
 
+use super::amx::{self, Pixels16, Tiles};
+use super::lanes;
+
 /// A matrix of weights `[inputs, outputs]` and a bias, packed.
 pub(super) struct Panels {
-    /// For each panel and input one vector of each of its outputs.
+    /// For each panel and input one vector of each of its outputs; none where there are tiles.
     values: Vec<f32>,
     /// As the outputs lie in the panels.
     bias: Vec<f32>,
     inputs: usize,
     outputs: usize,
+    /// The same weights for products in bfloat16, which are then taken.
+    tiles: Option<Tiles>,
+}
+
+/// Arithmetic of the products; their sums are in float32 either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Products {
+    #[default]
+    Float32,
+    /// Where the CPU multiplies it many times faster, else float32.
+    Bfloat16,
+}
+
+impl Products {
+    /// Whether this CPU gains by them.
+    pub fn are_fast(self) -> bool {
+        match self {
+            Products::Float32 => true,
+            Products::Bfloat16 => lanes() == Some(amx::ROWS) && amx::is_available(),
+        }
+    }
 }
 
 /// Which outputs share a panel.
@@ -43,8 +67,16 @@ pub(super) trait Sink<S: Simd> {
 
 impl Panels {
     /// `lanes` is the length of a vector and divides the number of outputs, with [`Pairs::Gates`] half of them. `weight` is
-    /// `[outputs, inputs]`, of which each input is multiplied by its `scale`, where there are any.
-    pub fn pack(lanes: usize, pairs: Pairs, weight: &[f32], scale: Option<&[f32]>, bias: &[f32]) -> Self {
+    /// `[outputs, inputs]`, of which each input is multiplied by its `scale`, where there are any. Products in bfloat16 are of one
+    /// source with [`Panels::multiply`], else of that many with [`Panels::multiply16`].
+    pub fn pack(
+        lanes: usize,
+        pairs: Pairs,
+        (products, sources): (Products, usize),
+        weight: &[f32],
+        scale: Option<&[f32]>,
+        bias: &[f32],
+    ) -> Self {
         let outputs = bias.len();
         let inputs = weight.len() / outputs;
         let vectors: Vec<usize> = (0..outputs / lanes)
@@ -53,24 +85,56 @@ impl Panels {
                 Pairs::Gates => (v / 2) * lanes + (v % 2) * (outputs / 2),
             })
             .collect();
-        let mut values = vec![0.0; weight.len()];
+        let order: Vec<usize> = vectors.iter().flat_map(|first| *first..first + lanes).collect();
+        let weight_of = |input: usize, output: usize| {
+            weight[output * inputs + input] * scale.map_or(1.0, |scale| scale[input])
+        };
+        let tiles = match (products, lanes) {
+            (Products::Bfloat16, amx::ROWS) => Tiles::pack(sources, inputs, outputs, |input, output| {
+                weight_of(input, order[output])
+            }),
+            _ => None,
+        };
+        let mut values = vec![0.0; if tiles.is_some() { 0 } else { weight.len() }];
         let panels = values.chunks_mut(2 * lanes * inputs).zip(vectors.chunks(2));
         for (panel, vectors) in panels {
             let width = vectors.len() * lanes;
             let firsts = vectors.iter().flat_map(|first| *first..first + lanes);
             for (column, output) in firsts.enumerate() {
-                let row = &weight[output * inputs..][..inputs];
-                for (input, weight) in row.iter().enumerate() {
-                    panel[input * width + column] = weight * scale.map_or(1.0, |scale| scale[input]);
+                for input in 0..inputs {
+                    panel[input * width + column] = weight_of(input, output);
                 }
             }
         }
-        let order = vectors.iter().flat_map(|first| *first..first + lanes);
         Panels {
+            tiles,
             values,
-            bias: order.map(|output| bias[output]).collect(),
+            bias: order.iter().map(|output| bias[*output]).collect(),
             inputs,
             outputs,
+        }
+    }
+
+    /// Whether products are in bfloat16, with these vectors.
+    pub fn tiles<S: Simd>(&self) -> Option<&Tiles> {
+        self.tiles.as_ref().filter(|_| S::F32_LANES == amx::ROWS)
+    }
+
+    /// As [`Panels::multiply`], of as many sources in bfloat16 as the weights were packed for; in float32 there are none.
+    ///
+    /// # Safety
+    /// As [`Tiles::multiply16`].
+    #[inline(always)]
+    pub unsafe fn multiply16<S: Simd>(
+        &self,
+        simd: S,
+        sources: &[Pixels16],
+        pixels: usize,
+        sink: &impl Sink<S>,
+    ) {
+        if let Some(tiles) = self.tiles::<S>() {
+            // SAFETY: the caller's.
+            unsafe { tiles.multiply16(simd, &self.bias, sources, pixels, sink) }
         }
     }
 
@@ -90,6 +154,11 @@ impl Panels {
     #[inline(always)]
     pub unsafe fn multiply<S: Simd>(&self, simd: S, sources: &[Pixels], pixels: usize, sink: &impl Sink<S>) {
         assert_eq!(sources.iter().map(|s| s.inputs).sum::<usize>(), self.inputs);
+        if let Some(tiles) = self.tiles::<S>() {
+            // SAFETY: the caller's.
+            unsafe { tiles.multiply(simd, &self.bias, sources, pixels, sink) };
+            return;
+        }
         // SAFETY: the caller's.
         unsafe {
             // Two vectors for each pixel of a block, two of weights and one of an input have to fit into the registers.
@@ -266,7 +335,7 @@ impl<S: Simd> Sink<S> for StoreGate {
 /// # Safety
 /// `N` vectors can be read from there.
 #[inline(always)]
-unsafe fn loads<S: Simd, const N: usize>(simd: S, from: *const f32) -> [S::f32s; N] {
+pub(super) unsafe fn loads<S: Simd, const N: usize>(simd: S, from: *const f32) -> [S::f32s; N] {
     // Neither here nor elsewhere by closures: those do not get the vector instructions of the function around them.
     let mut vectors = [simd.splat_f32s(0.0); N];
     for (n, vector) in vectors.iter_mut().enumerate() {
@@ -303,6 +372,7 @@ mod tests {
         pixels: usize,
         outputs: usize,
         pairs: Pairs,
+        products: Products,
     }
 
     impl WithSimd for Check {
@@ -310,16 +380,23 @@ mod tests {
 
         #[inline(always)]
         fn with_simd<S: Simd>(self, simd: S) {
-            let (outputs, inputs) = (self.outputs, [6, 13]);
+            let (outputs, inputs) = (self.outputs, [6, 45]);
             let weight = |output: usize, input: usize| ((output * 31 + input * 17) % 23) as f32 - 11.0;
             let value = |pixel: usize, input: usize| ((pixel * 7 + input * 5) % 19) as f32 - 9.0;
             let weights: Vec<f32> = (0..outputs)
-                .flat_map(|o| (0..19).map(move |i| weight(o, i)))
+                .flat_map(|o| (0..51).map(move |i| weight(o, i)))
                 .collect();
             let bias: Vec<f32> = (0..outputs).map(|output| output as f32).collect();
-            let panels = Panels::pack(S::F32_LANES, self.pairs, &weights, None, &bias);
+            let panels = Panels::pack(
+                S::F32_LANES,
+                self.pairs,
+                (self.products, 1),
+                &weights,
+                None,
+                &bias,
+            );
             let maps = [0, 6].map(|from| -> Vec<f32> {
-                let inputs = from..from + if from == 0 { 6 } else { 13 };
+                let inputs = from..from + if from == 0 { 6 } else { 45 };
                 (0..self.pixels)
                     .flat_map(|p| inputs.clone().map(move |i| value(p, i)))
                     .collect()
@@ -353,7 +430,7 @@ mod tests {
             }
             // Whole numbers: exact in any order.
             let sum =
-                |p: usize, o: usize| o as f32 + (0..19).map(|i| weight(o, i) * value(p, i)).sum::<f32>();
+                |p: usize, o: usize| o as f32 + (0..51).map(|i| weight(o, i) * value(p, i)).sum::<f32>();
             for (i, made) in made.into_iter().enumerate() {
                 let (pixel, output) = (i / width, i % width);
                 let expected = match self.pairs {
@@ -372,7 +449,13 @@ mod tests {
 
     #[test]
     fn products_are_right_whatever_the_vectors() {
-        for pixels in [1, 3, 4, 5, 12, 13, 30] {
+        // The numbers are few enough bits for bfloat16 too.
+        let products = [Products::Float32, Products::Bfloat16];
+        let counts = [1, 3, 4, 5, 12, 13, 30, 32, 50];
+        for (pixels, products) in counts
+            .iter()
+            .flat_map(|n| products.map(|products| (*n, products)))
+        {
             for (outputs, pairs) in [
                 (16, Pairs::Neighbours),
                 (48, Pairs::Neighbours),
@@ -382,6 +465,7 @@ mod tests {
                     pixels,
                     outputs,
                     pairs,
+                    products,
                 };
                 Simd::vectorize(Scalar, check());
                 #[cfg(target_arch = "x86_64")]

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::layout::{Json, Layout};
 use super::wrong;
-use crate::config::{ModelConfig, PredictionType, SchedulerConfig, UnetConfig, VaeConfig};
+use crate::config::{Layers, ModelConfig, PredictionType, SchedulerConfig, UnetConfig, VaeConfig};
 use crate::nn::{BlockKind, NormKind};
 use crate::{Error, Result};
 
@@ -139,8 +139,8 @@ fn vae(json: &Json, template: &VaeConfig) -> Result<VaeConfig> {
     let config = VaeConfig {
         block: BlockKind::Resnet,
         latent_channels: fields.integer("latent_channels", json!(4))?,
-        layers_per_block: layers,
-        decoder_layers_per_block: layers + 1,
+        layers_per_block: Layers::Everywhere(layers),
+        decoder_layers_per_block: Layers::Everywhere(layers + 1),
         norm: NormKind::Group {
             num_groups: fields.integer("norm_num_groups", json!(32))?,
         },

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use osdd::device::resolve;
-use osdd::model::{Operations, OsddModel, Part, is_fused, operations_per_pixel};
+use osdd::model::{Arithmetic, Operations, OsddModel, Part, operations_per_pixel};
 use osdd::nn::{Params, channels_last, on_own_threads};
 use osdd::weights::{EndPoints, Merged, load_model};
 use serde::{Deserialize, Serialize};
@@ -46,11 +46,13 @@ pub(super) struct ModelSample {
 pub(super) fn run(size: Size, args: &BenchArgs) -> Result<ModelSample> {
     let config = args.engine.config(args.gamma, 1.0)?;
     let (device, place) = resolve(config.device)?;
-    let (_, kind) = config.precision.resolve(device);
     let weights = load_model(&config.model)?;
+    let arithmetic = Arithmetic::new(&weights.config, device, config.precision);
+    let kind = arithmetic.kind;
     let multiple = weights.config.size_multiple();
     let merged = EndPoints::new(&weights, place, kind)?.merged(args.gamma)?;
-    let model = OsddModel::new(&Params::new(merged.tensors()), &weights.config)?;
+    let params = Params::new(merged.tensors()).with_products(arithmetic.products);
+    let model = OsddModel::new(&params, &weights.config)?;
     let side = |pixels: usize| match config.tile_size.unwrap_or(2048) {
         0 => pixels,
         tile => pixels.min(tile),
@@ -74,7 +76,7 @@ pub(super) fn run(size: Size, args: &BenchArgs) -> Result<ModelSample> {
         )),
         gammas: [moved, args.gamma],
     };
-    match is_fused(&weights.config, place, kind) {
+    match arithmetic.fused {
         true => on_own_threads(move || bench.measure(operations, rates)),
         false => bench.measure(operations, rates),
     }
