@@ -130,7 +130,7 @@ impl Decoder {
         let beside = |i: usize| skip(i).filter(|_| self.kind == BlockKind::Resnet);
         let added = |i: usize| skip(i).filter(|_| self.kind == BlockKind::Gated);
         if let Some(skip) = added(0) {
-            h = h + skip;
+            h = &h + skip;
         }
         for (i, block) in self.up_blocks.iter().enumerate() {
             let mut beside = beside(i);

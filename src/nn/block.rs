@@ -42,8 +42,8 @@ pub struct BlockShape {
 
 /// A block of one of the kinds.
 pub enum Block2D {
-    Resnet(ResnetBlock2D),
-    Gated(GatedBlock2D),
+    Resnet(Box<ResnetBlock2D>),
+    Gated(Box<GatedBlock2D>),
 }
 
 impl Block2D {
@@ -51,8 +51,8 @@ impl Block2D {
     /// A parameter that is missing or of another shape.
     pub fn new(p: &Params, kind: BlockKind, shape: BlockShape) -> Result<Self> {
         Ok(match kind {
-            BlockKind::Resnet => Block2D::Resnet(ResnetBlock2D::new(p, shape)?),
-            BlockKind::Gated => Block2D::Gated(GatedBlock2D::new(p, shape)?),
+            BlockKind::Resnet => Block2D::Resnet(Box::new(ResnetBlock2D::new(p, shape)?)),
+            BlockKind::Gated => Block2D::Gated(Box::new(GatedBlock2D::new(p, shape)?)),
         })
     }
 
