@@ -1,10 +1,11 @@
 //! Layers fused for the CPU against the same layers by libtorch, which weights that are trained still go through.
 
+use osdd::config::ModelConfig;
 use osdd::model::OsddModel;
 use osdd::nn::{
     Conv2d, ImageNorm, Initializer, NormKind, Params, Products, Source, TensorMap, channels_last,
 };
-use osdd::weights::{EndPoints, load_model};
+use osdd::weights::{EndPoints, Merged, load_model};
 use tch::{Device, Kind, Tensor};
 
 const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
@@ -17,6 +18,13 @@ fn trained(tensors: &TensorMap) -> TensorMap {
     copies.collect()
 }
 
+/// nano's configuration, and its weights at this gamma.
+fn nano(gamma: f64) -> (ModelConfig, Merged) {
+    let weights = load_model("nano").unwrap();
+    let end_points = EndPoints::new(&weights, Device::Cpu, Kind::Float).unwrap();
+    (weights.config, end_points.merged(gamma).unwrap())
+}
+
 fn error(one: &Tensor, two: &Tensor) -> f64 {
     assert_eq!(one.size(), two.size());
     (one - two).abs().max().double_value(&[])
@@ -24,10 +32,8 @@ fn error(one: &Tensor, two: &Tensor) -> f64 {
 
 #[test]
 fn nano_is_the_same_at_any_size_and_gamma() {
-    let weights = load_model("nano").unwrap();
-    let end_points = EndPoints::new(&weights, Device::Cpu, Kind::Float).unwrap();
-    let mut merged = end_points.merged(0.3).unwrap();
-    let fused = OsddModel::new(&Params::new(merged.tensors()), &weights.config).unwrap();
+    let (config, mut merged) = nano(0.3);
+    let fused = OsddModel::new(&Params::new(merged.tensors()), &config).unwrap();
     tch::manual_seed(5);
     let _no_grad = tch::no_grad_guard();
     // Odd sizes at every level, maps of less than a block of pixels, several images, more rows than a part.
@@ -39,7 +45,7 @@ fn nano_is_the_same_at_any_size_and_gamma() {
     ] {
         merged.set_gamma(gamma).unwrap();
         let plain = trained(merged.tensors());
-        let plain = OsddModel::new(&Params::new(&plain), &weights.config).unwrap();
+        let plain = OsddModel::new(&Params::new(&plain), &config).unwrap();
         let x = channels_last(&(Tensor::rand(size, CPU) * 2.0 - 1.0));
         let (got, expected) = (fused.forward(&x), plain.forward(&x));
         let difference = error(&got, &expected);
@@ -57,14 +63,10 @@ fn rounding(one: &Tensor, two: &Tensor) -> (f64, f64) {
 /// On a CPU without such instructions both are the same.
 #[test]
 fn nano_is_nearly_the_same_with_products_in_bfloat16() {
-    let weights = load_model("nano").unwrap();
-    let merged = EndPoints::new(&weights, Device::Cpu, Kind::Float)
-        .unwrap()
-        .merged(0.3)
-        .unwrap();
+    let (config, merged) = nano(0.3);
     let [exact, rounded] = [Products::Float32, Products::Bfloat16].map(|products| {
         let params = Params::new(merged.tensors()).with_products(products);
-        OsddModel::new(&params, &weights.config).unwrap()
+        OsddModel::new(&params, &config).unwrap()
     });
     tch::manual_seed(7);
     let _no_grad = tch::no_grad_guard();
@@ -113,15 +115,11 @@ fn layers_with_products_in_bfloat16_are_right_at_every_edge() {
 
 #[test]
 fn what_is_not_finite_stays_in_its_image() {
-    let weights = load_model("nano").unwrap();
-    let merged = EndPoints::new(&weights, Device::Cpu, Kind::Float)
-        .unwrap()
-        .merged(1.0)
-        .unwrap();
+    let (config, merged) = nano(1.0);
     let _no_grad = tch::no_grad_guard();
     for products in [Products::Float32, Products::Bfloat16] {
         let params = Params::new(merged.tensors()).with_products(products);
-        let model = OsddModel::new(&params, &weights.config).unwrap();
+        let model = OsddModel::new(&params, &config).unwrap();
         let both = channels_last(&Tensor::arange(2 * 3 * 32 * 64, CPU).sin().view([2, 3, 32, 64]));
         let alone = model.forward(&channels_last(&both.narrow(0, 1, 1)));
         let _ = both.get(0).fill_(f64::NAN);
