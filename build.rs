@@ -6,10 +6,13 @@ use std::path::Path;
 #[path = "plugin/build.rs"]
 mod rpath;
 
+const SOURCES: [&str; 3] = ["src/device.cpp", "src/memory.cpp", "src/nn/cuda/function.cpp"];
+
 fn main() {
     rpath::main();
-    println!("cargo:rerun-if-changed=src/device.cpp");
-    println!("cargo:rerun-if-changed=src/memory.cpp");
+    for file in SOURCES {
+        println!("cargo:rerun-if-changed={file}");
+    }
     println!("cargo:rustc-check-cfg=cfg(libtorch_headers)");
     println!("cargo:rerun-if-env-changed=LIBTORCH_INCLUDE");
     // As torch-sys finds them.
@@ -19,8 +22,9 @@ fn main() {
         cc::Build::new()
             .cpp(true)
             .std("c++20")
+            .include(include.join("torch/csrc/api/include"))
             .include(include)
-            .files(["src/device.cpp", "src/memory.cpp"])
+            .files(SOURCES)
             .warnings(false)
             .compile("osdd_libtorch");
         println!("cargo:rustc-cfg=libtorch_headers");

@@ -1,9 +1,12 @@
 //! Which device a model runs on, and in which arithmetic; CUDA is found at run time.
 
+#[cfg(libtorch_headers)]
+use std::ffi::c_void;
 use std::fmt;
 use std::str::FromStr;
 
 use once_cell::sync::Lazy;
+use tch::Tensor;
 
 use crate::{Error, Result};
 
@@ -90,6 +93,27 @@ pub(crate) fn exact_float32() {
         // SAFETY: takes no arguments, and sets a flag of libtorch's.
         unsafe { osdd_exact_float32() };
     }
+}
+
+/// Copies of these numbers that a GPU can fetch while others are computed: in memory that the system does not move. Where the
+/// headers of libtorch were missing when this was built, in ordinary memory.
+pub(crate) fn pinned(values: &[f32]) -> Tensor {
+    #[cfg(libtorch_headers)]
+    {
+        unsafe extern "C" {
+            fn osdd_pinned(tensor: *const c_void) -> *mut c_void;
+        }
+        let (data, size) = (values.as_ptr().cast(), [values.len() as i64]);
+        // SAFETY: the tensor on the slice is gone before it; the other has memory of its own, and one owner.
+        unsafe {
+            let borrowed = Tensor::from_blob(data, &size, &[1], tch::Kind::Float, tch::Device::Cpu);
+            let copy = osdd_pinned(borrowed.as_ptr().cast());
+            if !copy.is_null() {
+                return Tensor::from_ptr(copy.cast());
+            }
+        }
+    }
+    Tensor::from_slice(values)
 }
 
 /// Arithmetic of the model.

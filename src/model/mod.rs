@@ -150,3 +150,46 @@ pub fn parameter_shapes(config: &ModelConfig) -> Result<std::collections::BTreeM
     OsddModel::new(&Params::new(&shapes), config)?;
     Ok(shapes.into_map())
 }
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, Kind};
+
+    use super::*;
+    use crate::device;
+    use crate::weights::{EndPoints, load_model};
+
+    #[test]
+    fn a_gpu_computes_what_the_cpu_does() {
+        let Ok((_, gpu)) = device::resolve(device::Device::Cuda(0)) else {
+            eprintln!("left out: there is no GPU");
+            return;
+        };
+        device::exact_float32();
+        let _no_grad = tch::no_grad_guard();
+        let weights = load_model("nano").unwrap();
+        let options = (Kind::Float, Device::Cpu);
+        let [down, across] =
+            [(256, 0.11), (320, 0.07)].map(|(side, step)| Tensor::arange(side, options) * step);
+        let waves = (down.view([-1, 1]) + across.view([1, -1]) * &across).sin() * 0.8;
+        let image = Tensor::stack(&[&waves, &(&waves * 0.5), &waves.flip([0])], 0).unsqueeze(0);
+        let image = channels_last(&(&image + Tensor::rand_like(&image) * 0.1));
+        let restored = |place: Device, kind: Kind| {
+            let merged = EndPoints::new(&weights, place, kind)
+                .unwrap()
+                .merged(0.7)
+                .unwrap();
+            let model = OsddModel::new(&Params::new(merged.tensors()), &weights.config).unwrap();
+            let restored = model.forward(&image.to_device(place));
+            restored.to_kind(Kind::Float).to_device(Device::Cpu)
+        };
+        let expected = restored(Device::Cpu, Kind::Float);
+        let error = restored(gpu, Kind::Float) - &expected;
+        let relative = (error.norm() / expected.norm()).double_value(&[]);
+        let error = restored(gpu, Kind::BFloat16) - &expected;
+        // Of a range of two.
+        let psnr = -10.0 * (error.square().mean(Kind::Double).double_value(&[]) / 4.0).log10();
+        eprintln!("float32 differs by {relative:.1e}, bfloat16 by {psnr:.1} dB");
+        assert!(relative < 1e-4 && psnr > 45.0, "{relative} {psnr}");
+    }
+}

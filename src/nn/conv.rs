@@ -101,6 +101,7 @@ impl Conv2d {
     /// As [`Conv2d::forward`] of the inputs one above the other, channel by channel.
     pub fn forward_joined(&self, inputs: &[&Tensor]) -> Tensor {
         self.fused(Operand::Maps(inputs), Arrangement::Pixels, None)
+            .or_else(|| self.as_product(inputs, &self.bias))
             .unwrap_or_else(|| self.with_bias(&Tensor::cat(inputs, 1), &self.bias))
     }
 
@@ -223,9 +224,38 @@ impl Conv2d {
         self.with_bias(x, &(&self.bias + shift.view([-1])))
     }
 
+    /// A 1x1 convolution on a GPU as matrix products, one for each input: they add the bias and each other's sums in passing, which
+    /// cuDNN leaves to passes of their own.
+    fn as_product(&self, inputs: &[&Tensor], bias: &Tensor) -> Option<Tensor> {
+        let (outputs, channels, kernel, _) = self.weight.size4().ok()?;
+        let pointwise = (kernel, self.stride, self.groups) == (1, 1, 1);
+        let given: i64 = inputs.iter().map(|x| x.size()[1]).sum();
+        if !pointwise || given != channels || !inputs.iter().all(|x| x.device().is_cuda()) {
+            return None;
+        }
+        let (b, _, height, width) = inputs[0].size4().ok()?;
+        let weight = self.weight.reshape([outputs, channels]);
+        let mut first = 0;
+        let mut sum: Option<Tensor> = None;
+        for x in inputs {
+            let own = x.size()[1];
+            let rows = x.permute([0, 2, 3, 1]).reshape([-1, own]);
+            let weight = weight.narrow(1, first, own);
+            sum = Some(match sum {
+                None => rows.linear(&weight, Some(bias)),
+                Some(sum) => sum.addmm(&rows, &weight.tr()),
+            });
+            first += own;
+        }
+        Some(sum?.view([b, height, width, outputs]).permute([0, 3, 1, 2]))
+    }
+
     /// On x86-64 by oneDNN where it can. libtorch keeps small inputs from it and, on one thread, 1x1 convolutions: rules from a
     /// time when that was slower. Today its own kernels are several times slower there.
     fn with_bias(&self, x: &Tensor, bias: &Tensor) -> Tensor {
+        if let Some(product) = self.as_product(&[x], bias) {
+            return product;
+        }
         let (stride, padding) = ([self.stride; 2], [self.padding; 2]);
         if cfg!(target_arch = "x86_64")
             && x.device() == Device::Cpu

@@ -6,6 +6,7 @@
 use tch::Tensor;
 
 use super::cpu::{GatedLayers, GatedWeights, Layer, Products};
+use super::cuda;
 use super::packed::{Packed, filled, innermost, map};
 use super::{BlockShape, Conv2d, ImageNorm, Linear, NormKind, Params};
 use crate::Result;
@@ -72,6 +73,9 @@ impl GatedBlock2D {
         if let Some(fused) = self.fused(&x, temb) {
             return fused;
         }
+        if let Some(output) = self.by_kernels(&x, temb) {
+            return output;
+        }
         let h = self.norm1.forward(&x);
         let h = match (&self.time_emb_proj, temb) {
             (Some(proj), Some(temb)) => self.conv1.forward_shifted(&h, &proj.forward(&temb.silu())),
@@ -84,8 +88,7 @@ impl GatedBlock2D {
 
     /// The block in one pass, where that is possible: on a CPU, maps in float32, for inference.
     fn fused(&self, x: &Tensor, temb: Option<&Tensor>) -> Option<Tensor> {
-        let channel_norms = self.norm1.kind == NormKind::Channel && self.norm1.eps == self.norm2.eps;
-        if temb.is_some() || !channel_norms || x.size()[1..2] != self.norm1.bias.size() {
+        if temb.is_some() || !self.has_channel_norms(x) {
             return None;
         }
         self.packed.with(
@@ -98,6 +101,20 @@ impl GatedBlock2D {
                 Some(filled(size, |output| weights.forward(map(&input), output)))
             },
         )
+    }
+
+    /// The block by kernels of our own, where that is possible: on a GPU, also to be differentiated.
+    fn by_kernels(&self, x: &Tensor, temb: Option<&Tensor>) -> Option<Tensor> {
+        let served = self.has_channel_norms(x) && temb.is_none();
+        served
+            .then(|| cuda::forward(x, &self.parameters(), self.norm1.eps))
+            .flatten()
+    }
+
+    /// Both norms are over channels, of which `x` has as many, with the same epsilon.
+    fn has_channel_norms(&self, x: &Tensor) -> bool {
+        let alike = self.norm1.kind == NormKind::Channel && self.norm1.eps == self.norm2.eps;
+        alike && x.size()[1..2] == self.norm1.bias.size()
     }
 
     fn parameters(&self) -> [&Tensor; 14] {

@@ -8,6 +8,7 @@ mod basic;
 mod block;
 mod conv;
 mod cpu;
+mod cuda;
 mod gated;
 mod norm;
 mod packed;

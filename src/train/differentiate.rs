@@ -82,7 +82,7 @@ pub(super) fn in_shares(
         .zip(sharp.chunk(shares as i64, 0));
     let parts = parts.map(|(blurry, sharp)| {
         // Leaves of its own, on the same memory: the threads' graphs then have nothing in common.
-        let leaves = parameters.leaves();
+        let leaves = parameters.leaves(subject.leaf_kind(kind));
         let inputs = parameters
             .slots()
             .iter()

@@ -88,21 +88,21 @@ impl Flat {
         self.slots.iter().map(view).collect()
     }
 
-    /// As [`Flat::views`], ready to be differentiated with respect to.
-    pub fn leaves(&self) -> TensorMap {
-        let views = self.views().into_iter();
-        views.map(|(name, t)| (name, t.set_requires_grad(true))).collect()
+    /// As [`Flat::views`], ready to be differentiated with respect to; of another kind than float32 they are copies.
+    pub fn leaves(&self, kind: Kind) -> TensorMap {
+        let buffer = self.buffer.detach().to_kind(kind);
+        let leaf = |slot: &Slot| (slot.name.clone(), view(&buffer, slot).set_requires_grad(true));
+        self.slots.iter().map(leaf).collect()
     }
 
     fn view(&self, slot: &Slot) -> Tensor {
-        let row = self.buffer.detach().narrow(0, slot.offset, slot.length);
-        from_memory_order(&row, &slot.shape)
+        view(&self.buffer.detach(), slot)
     }
 
-    /// One row of numbers from tensors in the order of [`Flat::slots`].
+    /// One row of numbers, float32, from tensors in the order of [`Flat::slots`].
     pub fn gather(tensors: &[Tensor]) -> Tensor {
         let rows: Vec<Tensor> = tensors.iter().map(memory_order).collect();
-        Tensor::cat(&rows, 0)
+        Tensor::cat(&rows, 0).to_kind(Kind::Float)
     }
 
     /// Takes the values of tensors of the same names.
@@ -117,6 +117,11 @@ impl Flat {
         }
         Ok(())
     }
+}
+
+/// The part of a buffer that is one tensor's.
+fn view(buffer: &Tensor, slot: &Slot) -> Tensor {
+    from_memory_order(&buffer.narrow(0, slot.offset, slot.length), &slot.shape)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod adversary;
 mod checkpoint;
 mod config;
 mod differentiate;
+mod feed;
 mod flat;
 mod loss;
 mod optimizer;

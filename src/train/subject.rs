@@ -148,6 +148,14 @@ impl Subject {
         &self.config
     }
 
+    /// What the leaves should be of where the network computes in `kind`: the same, unless adapters are merged first, in float32.
+    pub fn leaf_kind(&self, kind: Kind) -> Kind {
+        match self.stage {
+            Stage::Base | Stage::Evae => kind,
+            Stage::AdapterR | Stage::AdapterS => Kind::Float,
+        }
+    }
+
     /// The tensors of the whole model, without adapters of their own, for these values of what is trained.
     pub fn tensors(&self, trained: &TensorMap, kind: Kind) -> Result<TensorMap> {
         let all = match self.stage {

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tch::{Kind, Tensor};
 
 use super::adversary::Adversary;
 use super::checkpoint::{self, Groups, State};
 use super::differentiate::{Differentiated, in_shares};
+use super::feed::{Feed, Uploaded};
 use super::flat::Flat;
 use super::loss::Losses;
 use super::optimizer::{Optimizer, clip};
@@ -17,7 +18,7 @@ use super::subject::Subject;
 use super::validate::Restorer;
 use super::{PhaseConfig, Score, TrainConfig, ValidationSet};
 use crate::config::ModelConfig;
-use crate::data::{Batch, Image8, Loader, MixConfig, Sources};
+use crate::data::{Image8, Loader, MixConfig, Sources};
 use crate::device::{self, Device, Precision};
 use crate::memory;
 use crate::nn::TensorMap;
@@ -127,7 +128,7 @@ impl Trainer {
             device,
         )?;
         let optimizer = Optimizer::new(config.optimizer, kind, config.weight_decay, &initial)?;
-        subject.train(optimizer.parameters().leaves());
+        subject.train(optimizer.parameters().views());
         let adversary = config.loss.adversarial.map(|adversarial| {
             Adversary::new(
                 adversarial,
@@ -293,9 +294,9 @@ impl Trainer {
             if self.iteration >= end {
                 continue;
             }
-            let mut loader = self.loader(phase, threads)?;
+            let mut feed = Feed::new(self.loader(phase, threads)?, phase.crop_size, self.device);
             while self.iteration < end {
-                let progress = self.step(&mut loader, phase)?;
+                let progress = self.step(&mut feed, phase)?;
                 if after(self, &progress)? == Verdict::Stop {
                     return Ok(());
                 }
@@ -314,15 +315,11 @@ impl Trainer {
     }
 
     /// One iteration: forward, loss and backward for every batch, then one update, then the average.
-    fn step(&mut self, loader: &mut Loader, phase: PhaseConfig) -> Result<Progress> {
+    fn step(&mut self, feed: &mut Feed, phase: PhaseConfig) -> Result<Progress> {
         let learning_rate = self.config.learning_rate_at(self.iteration);
-        let mut waited = Duration::ZERO;
         let mut sum: Option<Differentiated> = None;
         for _ in 0..self.config.accumulation {
-            let start = Instant::now();
-            let batch = loader.next_batch()?;
-            waited += start.elapsed();
-            let one = self.differentiate(&batch, phase)?;
+            let one = self.differentiate(&feed.next_batch()?, phase)?;
             sum = Some(match sum {
                 None => one,
                 Some(before) => before.plus(one),
@@ -339,10 +336,12 @@ impl Trainer {
         if let (Some(adversary), Some(gradient)) = (&mut self.adversary, discriminator) {
             adversary.learn(gradient / batches)?;
         }
+        self.next_sample = feed.next_index();
+        // Before the values below are waited for.
+        feed.prefetch()?;
         let (terms, total, grad_norm) = loss.values(batches, &grad_norm);
 
         self.iteration += 1;
-        self.next_sample = loader.next_index();
         let skipped = !grad_norm.is_finite() || !total.is_finite();
         if skipped {
             self.count_bad_step()?;
@@ -358,38 +357,37 @@ impl Trainer {
             total,
             terms,
             images: phase.batch_size as u64 * self.config.accumulation,
-            waited,
+            waited: feed.take_waited(),
             skipped,
         })
     }
 
     /// Losses of one batch and their gradients, with the discriminator as it is.
-    fn differentiate(&self, batch: &Batch, phase: PhaseConfig) -> Result<Differentiated> {
-        let (blurry, sharp) = (
-            self.upload(&batch.blurry, phase),
-            self.upload(&batch.sharp, phase),
-        );
+    fn differentiate(&self, batch: &Uploaded, phase: PhaseConfig) -> Result<Differentiated> {
+        let Uploaded { blurry, sharp, .. } = batch;
         let shares = self.shares(phase.batch_size);
         if shares > 1 {
             // What is left to this thread is short: with threads of its own it would mostly wait for them.
             tch::set_num_threads(1);
-            let (parameters, batch) = (self.optimizer.parameters(), [&blurry, &sharp]);
+            let (parameters, batch) = (self.optimizer.parameters(), [blurry, sharp]);
             return in_shares(&self.subject, parameters, &self.losses, self.kind, batch, shares);
         }
-        let network = self.subject.network(&self.subject.parameters, self.kind)?;
-        let passed = network.forward(&blurry, &sharp);
-        let mut loss = self.losses.compute(&passed.image, &sharp);
+        let parameters = self.optimizer.parameters();
+        let leaves = parameters.leaves(self.subject.leaf_kind(self.kind));
+        let network = self.subject.network(&leaves, self.kind)?;
+        let passed = network.forward(blurry, sharp);
+        let mut loss = self.losses.compute(&passed.image, sharp);
         if let (Some(adversary), Some((latents, prompt))) = (&self.adversary, &passed.latents) {
             let fooled = adversary.generator_loss(latents, prompt)?;
             loss.add("adversarial", adversary.weight(), &fooled);
         }
-        let slots = self.optimizer.parameters().slots().iter();
-        let inputs: Vec<&Tensor> = slots.map(|slot| &self.subject.parameters[&slot.name]).collect();
+        let slots = parameters.slots().iter();
+        let inputs: Vec<&Tensor> = slots.map(|slot| &leaves[&slot.name]).collect();
         let gradients = Tensor::f_run_backward(&[&loss.total], &inputs, false, false)?;
         // After the model's backward pass, whose memory is free by then.
         let mut discriminator = None;
         if let (Some(adversary), Some((latents, prompt))) = (&self.adversary, &passed.latents) {
-            let real = self.subject.sharp_latents(&sharp, self.kind)?;
+            let real = self.subject.sharp_latents(sharp, self.kind)?;
             let (told, gradient) = adversary.discriminate(latents, &real, prompt)?;
             loss.note("discriminator", &told);
             discriminator = Some(gradient);
@@ -429,17 +427,5 @@ impl Trainer {
         let mut average = self.ema.buffer().shallow_clone();
         let _ = average.f_lerp_(self.optimizer.parameters().buffer(), 1.0 - decay)?;
         Ok(())
-    }
-
-    /// A batch's values as `[B, 3, H, W]` on the device.
-    fn upload(&self, values: &[f32], phase: PhaseConfig) -> Tensor {
-        let (batch, size) = (phase.batch_size as i64, phase.crop_size as i64);
-        let host = Tensor::from_slice(values).view([batch, 3, size, size]);
-        match self.device {
-            tch::Device::Cpu => host,
-            device => host
-                .pin_memory(device)
-                .to_device_(device, Kind::Float, true, false),
-        }
     }
 }
