@@ -12,6 +12,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/osdd
 DATA := $(or $(XDG_DATA_HOME),$(HOME)/.local/share)
 PLUGIN_DIR := $(DATA)/gstreamer-1.0/plugins
 BIN_DIR := $(HOME)/.local/bin
+MODEL_DIR := $(DATA)/osdd/models
 
 # cargo runs build scripts in each crate's own folder, so a relative LIBTORCH would mean something else there.
 ifneq ($(LIBTORCH),)
@@ -70,11 +71,11 @@ demo: build ## deblur a made scene, or INPUT=my.mp4, into out/demo
 bench: build ## measure frames per second (ARGS="--size 1280x720" and so on)
 	@$(WITH_PLUGIN) "$(RELEASE)/osdd" bench $(ARGS)
 
-install: build ## put the plugin and the tool into the user's own folders
-	@scripts/install "$(RELEASE)" "$(PLUGIN_DIR)" "$(BIN_DIR)"
+install: build ## put the plugin, the tool and the model small into the user's own folders
+	@scripts/install "$(RELEASE)" "$(PLUGIN_DIR)" "$(BIN_DIR)" "$(MODEL_DIR)"
 
 uninstall: ## remove what `make install` put there
-	@scripts/uninstall "$(PLUGIN_DIR)" "$(BIN_DIR)"
+	@scripts/uninstall "$(PLUGIN_DIR)" "$(BIN_DIR)" "$(MODEL_DIR)"
 
 clean: ## remove what was built and made here; libtorch stays in the cache
 	@echo "clean: $(dir $(RELEASE)) and out/"

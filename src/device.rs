@@ -95,25 +95,26 @@ pub(crate) fn exact_float32() {
     }
 }
 
-/// Copies of these numbers that a GPU can fetch while others are computed: in memory that the system does not move. Where the
-/// headers of libtorch were missing when this was built, in ordinary memory.
-pub(crate) fn pinned(values: &[f32]) -> Tensor {
+/// A copy in memory that the system does not move, which a GPU reads and writes at its bus's full speed, and while it computes.
+/// Where the headers of libtorch were missing when this was built, and where there is no GPU, in ordinary memory.
+///
+/// # Errors
+/// Too little memory.
+pub(crate) fn pinned(tensor: &Tensor) -> Result<Tensor> {
     #[cfg(libtorch_headers)]
     {
         unsafe extern "C" {
             fn osdd_pinned(tensor: *const c_void) -> *mut c_void;
         }
-        let (data, size) = (values.as_ptr().cast(), [values.len() as i64]);
-        // SAFETY: the tensor on the slice is gone before it; the other has memory of its own, and one owner.
+        // SAFETY: reads a tensor; what comes back has memory of its own, and one owner.
         unsafe {
-            let borrowed = Tensor::from_blob(data, &size, &[1], tch::Kind::Float, tch::Device::Cpu);
-            let copy = osdd_pinned(borrowed.as_ptr().cast());
+            let copy = osdd_pinned(tensor.as_ptr().cast());
             if !copy.is_null() {
-                return Tensor::from_ptr(copy.cast());
+                return Ok(Tensor::from_ptr(copy.cast()));
             }
         }
     }
-    Tensor::from_slice(values)
+    Ok(tensor.f_detach_copy()?)
 }
 
 /// Arithmetic of the model.

@@ -549,3 +549,50 @@ fn presets_have_the_sizes_they_are_meant_to_have() {
         ModelConfig::from_json(&json, &path.display().to_string()).unwrap();
     }
 }
+
+#[test]
+fn a_teacher_is_followed_and_has_to_be_there() {
+    let with_weight = |teacher| {
+        let mut config = train_config("base", 4);
+        config.loss = LossConfig {
+            teacher,
+            ..LossConfig::default()
+        };
+        config
+    };
+    let with_teacher = |config: TrainConfig, teacher| {
+        let setup = Setup { teacher, ..on_cpu() };
+        Trainer::new(config, model_config(), sources(), setup)
+    };
+    let terms = |teacher: Weights| {
+        let mut trainer = with_teacher(with_weight(1.0), Some(teacher)).unwrap();
+        let mut seen = Vec::new();
+        trainer
+            .run(1, &mut |_, progress| {
+                seen.push(progress.terms.clone());
+                Ok(Verdict::Continue)
+            })
+            .unwrap();
+        assert!(
+            seen.iter()
+                .all(|terms| terms.len() == 1 && terms[0].0 == "teacher")
+        );
+        seen.into_iter().map(|terms| terms[0].1).collect::<Vec<_>>()
+    };
+    // An untrained model passes its input on, and so has nothing to learn from another such.
+    let same = terms(random_weights());
+    let mut other = random_weights();
+    for tensor in other.base.values_mut() {
+        *tensor = &*tensor + tensor.randn_like() * 0.05;
+    }
+    let another = terms(other);
+    assert!(same[0] < 1e-6 && another[0] > 1e-3, "{same:?} {another:?}");
+    let refusal = |config, teacher| with_teacher(config, teacher).err().unwrap().to_string();
+    assert!(refusal(with_weight(1.0), None).contains("--teacher"));
+    let l1 = train_config("base", 4);
+    assert!(refusal(l1, Some(random_weights())).contains("loss.teacher"));
+    let mut odd = with_weight(1.0);
+    odd.phases[0].crop_size = 36;
+    let multiple = refusal(odd, Some(random_weights()));
+    assert!(multiple.contains("multiple of"), "{multiple}");
+}

@@ -71,6 +71,23 @@ fn what_is_saved_is_loaded() {
 }
 
 #[test]
+fn saving_replaces_what_was_saved_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    write_model(dir.path());
+    let stale = dir.path().join("model-00001-of-00002.safetensors");
+    std::fs::rename(dir.path().join("model.safetensors"), &stale).unwrap();
+    std::fs::write(dir.path().join("notes.txt"), "mine").unwrap();
+    write_model(dir.path());
+    let mut names: Vec<_> = std::fs::read_dir(dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["config.json", "model.safetensors", "notes.txt"]);
+    Weights::from_dir(dir.path()).unwrap();
+}
+
+#[test]
 fn a_missing_tensor() {
     let error = error_after(|t| drop(t.remove(NAME)));
     assert!(

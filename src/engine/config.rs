@@ -11,8 +11,8 @@ pub struct EngineConfig {
     pub device: Device,
     pub precision: Precision,
     /// Largest side of a tile in pixels, a multiple of 64; 0 takes the whole frame. `None` leaves it to the engine: 2048 where
-    /// the model is fused for the CPU's caches, so that larger tiles save time and cost little memory, else 512; 512 also where
-    /// tiles may be reused or skipped.
+    /// larger tiles save time and their memory is to be had, which is for models like `nano` and `small` on a GPU, and where they
+    /// are fused for the CPU's caches; else 512, also where tiles may be reused or skipped.
     pub tile_size: Option<usize>,
     /// Overlap of neighbouring tiles in pixels. With 128, `nano`'s tiles match the whole frame to within 1/255.
     pub tile_overlap: usize,
@@ -35,7 +35,7 @@ pub struct EngineConfig {
 
 /// Tiles of an engine that is told nothing.
 const LEAST_AUTO_TILE: usize = 512;
-const FUSED_AUTO_TILE: usize = 2048;
+const LARGE_AUTO_TILE: usize = 2048;
 
 impl Default for EngineConfig {
     fn default() -> Self {
@@ -56,11 +56,11 @@ impl Default for EngineConfig {
 }
 
 impl EngineConfig {
-    /// Largest side of a tile in pixels, 0 for the whole frame, for a model that is fused for the CPU or not.
-    pub(super) fn resolved_tile_size(&self, fused: bool) -> usize {
+    /// Largest side of a tile in pixels, 0 for the whole frame, for a model that is to have large tiles or not.
+    pub(super) fn resolved_tile_size(&self, large_tiles: bool) -> usize {
         self.tile_size.unwrap_or(
-            match fused && self.reuse_threshold == 0.0 && self.skip_sharp == 0.0 {
-                true => FUSED_AUTO_TILE,
+            match large_tiles && self.reuse_threshold == 0.0 && self.skip_sharp == 0.0 {
+                true => LARGE_AUTO_TILE,
                 false => LEAST_AUTO_TILE,
             },
         )

@@ -4,7 +4,8 @@ use pulp::Arch;
 use tch::{Device, Kind, Tensor};
 
 use crate::Result;
-use crate::frame::{Frame, PixelFormat};
+use crate::device::pinned;
+use crate::frame::{Frame, PixelFormat, reserve};
 
 /// R, G and B as `[1, 3, H, W]`, float32, in [-1, 1], channels-last, on `device`.
 pub(super) fn to_tensor(frame: &Frame, device: Device) -> Result<Tensor> {
@@ -29,28 +30,54 @@ pub(super) fn to_tensor(frame: &Frame, device: Device) -> Result<Tensor> {
 }
 
 /// A frame like `input` with the colours of `tensor` (as [`to_tensor`] gives them, clamped here) and its own alpha.
-pub(super) fn from_tensor(tensor: &Tensor, input: &Frame) -> Result<Frame> {
+pub(super) fn from_tensor(tensor: &Tensor, input: &Frame, landing: &mut Landing) -> Result<Frame> {
     if tensor.device() == Device::Cpu && tensor.kind() == Kind::Float {
         return from_tensor_in_one_pass(tensor, input);
     }
-    let half = input.format.full_scale() / 2.0;
+    from_levels(&levels(tensor, input.format)?, input, landing)
+}
+
+/// Colours as samples, `[1, H, W, 3]`; of 16 bits as signed numbers.
+fn levels(tensor: &Tensor, format: PixelFormat) -> Result<Tensor> {
+    let half = format.full_scale() / 2.0;
     let mut levels = tensor.f_permute([0, 2, 3, 1])?.f_add_scalar(1.0)?;
     levels = levels.f_mul_scalar_(half)?;
-    levels = levels.f_round_()?.f_clamp_(0.0, input.format.full_scale())?;
-    levels = match input.format {
+    levels = levels.f_round_()?.f_clamp_(0.0, format.full_scale())?;
+    levels = match format {
         PixelFormat::Rgb8 | PixelFormat::Rgba8 => levels.f_to_kind(Kind::Uint8)?,
         PixelFormat::Rgb16 | PixelFormat::Rgba16 => levels.f_to_kind(Kind::Int)?.f_to_kind(Kind::Int16)?,
     };
-    levels = levels.f_to_device(Device::Cpu)?;
-    if input.format.channels() == 4 {
-        let alpha = samples(input)?.f_narrow(3, 3, 1)?;
-        levels = Tensor::f_cat(&[levels, alpha], 3)?;
+    Ok(levels.f_contiguous()?)
+}
+
+/// Memory in which frames arrive from a GPU, kept for others of the same size.
+#[derive(Default)]
+pub(super) struct Landing(Option<Tensor>);
+
+fn from_levels(levels: &Tensor, input: &Frame, landing: &mut Landing) -> Result<Frame> {
+    let fits = |place: &Tensor| (place.size(), place.kind()) == (levels.size(), levels.kind());
+    if !landing.0.as_ref().is_some_and(fits) {
+        let empty = Tensor::f_zeros(levels.size(), (levels.kind(), Device::Cpu))?;
+        landing.0 = Some(pinned(&empty)?);
     }
-    let levels = levels.f_contiguous()?;
-    // Memory of the right size, to be overwritten.
-    let mut frame = input.try_clone()?;
-    levels.f_copy_data_u8(&mut frame.data, levels.numel())?;
-    Ok(frame)
+    let place = landing.0.as_mut().expect("made above");
+    place.f_copy_(levels)?;
+    let sample = input.format.bytes_per_sample();
+    // SAFETY: on the CPU and without gaps; it has that many bytes, and nobody writes them meanwhile.
+    let bytes = unsafe { std::slice::from_raw_parts(place.data_ptr().cast::<u8>(), place.numel() * sample) };
+    if input.format.channels() == 4 {
+        // Alpha is the input's.
+        let mut frame = input.try_clone()?;
+        let pixels = frame.data.chunks_exact_mut(4 * sample);
+        for (pixel, colours) in pixels.zip(bytes.chunks_exact(3 * sample)) {
+            pixel[..3 * sample].copy_from_slice(colours);
+        }
+        return Ok(frame);
+    }
+    let mut data = Vec::new();
+    reserve(&mut data, bytes.len())?;
+    data.extend_from_slice(bytes);
+    Frame::from_data(input.width, input.height, input.format, data)
 }
 
 /// On a CPU, where libtorch would go over the frame once for every operation.
@@ -178,7 +205,24 @@ mod tests {
             let tensor = to_tensor(&frame, Device::Cpu).unwrap();
             assert_eq!(tensor.size(), [1, 3, 5, 7]);
             assert!(tensor.abs().max().double_value(&[]) <= 1.0);
-            assert_eq!(from_tensor(&tensor, &frame).unwrap(), frame, "{format:?}");
+            let mut landing = Landing::default();
+            assert_eq!(
+                from_tensor(&tensor, &frame, &mut landing).unwrap(),
+                frame,
+                "{format:?}"
+            );
+            // As from a GPU, and into what the frame before has left.
+            let levels = levels(&tensor, format).unwrap();
+            for _ in 0..2 {
+                assert_eq!(
+                    from_levels(&levels, &frame, &mut landing).unwrap(),
+                    frame,
+                    "{format:?}"
+                );
+            }
+            let darker = levels.zeros_like();
+            let other = from_levels(&darker, &frame, &mut landing).unwrap();
+            assert!(other.data[..3] == [0; 3] && other.data.len() == frame.data.len());
         }
     }
 
@@ -187,7 +231,9 @@ mod tests {
         let frame = Frame::new(2, 1, PixelFormat::Rgb8);
         let tensor = Tensor::from_slice(&[-3.0f32, 9.0, -1.0, 1.0, 0.0, 0.004]).view([1, 3, 1, 2]);
         assert_eq!(
-            from_tensor(&tensor, &frame).unwrap().data,
+            from_tensor(&tensor, &frame, &mut Landing::default())
+                .unwrap()
+                .data,
             [0, 0, 128, 255, 255, 128]
         );
     }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::budget::Budget;
 use super::pass::Forward;
-use super::pixels::{from_tensor, to_tensor};
+use super::pixels::{Landing, from_tensor, to_tensor};
 use super::tiled::TiledPass;
 use super::{EngineConfig, EngineInfo, StageTimes};
 use crate::Result;
@@ -26,6 +26,7 @@ pub(super) struct Restorer {
     arithmetic: Arithmetic,
     /// The last output where tiles may be reused, for a frame in which nothing has changed.
     last: Option<Frame>,
+    landing: Landing,
     reuses: bool,
 }
 
@@ -75,7 +76,7 @@ impl Restorer {
         let weights = shared.merged(config.gamma)?;
         // Says now, not with the first frame, whether the weights make a model.
         let model = forward(&weights, shared.config(), arithmetic.products)?;
-        let fused = arithmetic.fused;
+        let (fused, large_tiles) = (arithmetic.fused, arithmetic.large_tiles);
         let multiple = shared.config().size_multiple();
         let budget = with_threads(fused, move || Budget::measure(&model, multiple, torch_device))?;
         Ok(Restorer {
@@ -83,14 +84,15 @@ impl Restorer {
                 model: config.model.clone(),
                 device,
                 precision,
-                tile_size: config.resolved_tile_size(fused),
+                tile_size: config.resolved_tile_size(large_tiles),
             },
             config: shared.config().clone(),
             weights,
-            tiles: TiledPass::new(config, fused, multiple, torch_device, budget),
+            tiles: TiledPass::new(config, large_tiles, multiple, torch_device, budget),
             device: torch_device,
             arithmetic,
             last: None,
+            landing: Landing::default(),
             reuses: config.reuse_threshold > 0.0,
         })
     }
@@ -152,7 +154,7 @@ impl Restorer {
                 last.take_alpha(frame);
                 last
             }
-            None => from_tensor(&output, frame)?,
+            None => from_tensor(&output, frame, &mut self.landing)?,
         };
         self.last = if repeats { Some(frame.try_clone()?) } else { None };
         times.download = blended.elapsed();

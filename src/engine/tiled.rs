@@ -97,7 +97,7 @@ struct Plan {
 impl TiledPass {
     pub fn new(
         config: &EngineConfig,
-        fused: bool,
+        large_tiles: bool,
         multiple: usize,
         device: Device,
         budget: Option<Budget>,
@@ -108,7 +108,7 @@ impl TiledPass {
         };
         TiledPass {
             cut: Cut {
-                tile_size: config.resolved_tile_size(fused),
+                tile_size: config.resolved_tile_size(large_tiles),
                 overlap: config.tile_overlap,
                 batch: match config.tile_batch {
                     0 => auto,

@@ -17,6 +17,8 @@ pub struct Arithmetic {
     pub products: Products,
     /// Whether nearly all of the model's work is done by such layers.
     pub fused: bool,
+    /// Whether large tiles are the best: the layers need little memory, and no statistics of the tile.
+    pub large_tiles: bool,
 }
 
 impl Arithmetic {
@@ -31,29 +33,38 @@ impl Arithmetic {
                 kind: Kind::Float,
                 products: Products::Bfloat16,
                 fused: true,
+                large_tiles: true,
             };
         }
         let (precision, kind) = precision.resolve(device);
+        let fused = fusable && kind == Kind::Float;
         Arithmetic {
             precision,
             kind,
             products: Products::Float32,
-            fused: fusable && kind == Kind::Float,
+            fused,
+            large_tiles: fused || device != Device::Cpu && is_local(config),
         }
     }
+}
+
+/// Whether a model is made of gated blocks, each pixel normalised by itself and none attending to others.
+fn is_local(config: &ModelConfig) -> bool {
+    let (vae, unet) = (&config.vae, &config.unet);
+    let gated = [vae.block, unet.block] == [BlockKind::Gated; 2];
+    let channel = [vae.norm, unet.norm] == [NormKind::Channel; 2];
+    gated && channel && !vae.mid_attention && !unet.self_attention
 }
 
 /// Whether nearly all of such a model's layers have fused ones for this CPU.
 fn can_be_fused(config: &ModelConfig) -> bool {
     let (vae, unet) = (&config.vae, &config.unet);
-    let gated = [vae.block, unet.block] == [BlockKind::Gated; 2];
-    let channel = [vae.norm, unet.norm] == [NormKind::Channel; 2];
-    let attention = vae.mid_attention || unet.self_attention || unet.cross_attention.contains(&true);
+    let attention = unet.cross_attention.contains(&true);
     let widths = vae.block_out_channels.iter().chain(&unet.block_out_channels);
     let mut widths = widths.chain([&vae.latent_channels]);
     let whole = cpu_lanes().is_some_and(|lanes| widths.all(|width| width % lanes as i64 == 0));
     // Without patches the first and last layer, three channels wide at full size, have none.
-    gated && channel && unet.time_embed_dim == 0 && !attention && whole && vae.patch_size > 1
+    is_local(config) && unet.time_embed_dim == 0 && !attention && whole && vae.patch_size > 1
 }
 
 #[cfg(test)]
@@ -78,6 +89,6 @@ mod tests {
         assert_eq!(auto.kind, Kind::Float);
         let gpu = on(Device::Cuda(0), Precision::Auto);
         assert_eq!((gpu.precision, gpu.kind), (Precision::Bf16, Kind::BFloat16));
-        assert!(!gpu.fused);
+        assert!(!gpu.fused && gpu.large_tiles && exact.large_tiles == exact.fused);
     }
 }

@@ -149,6 +149,8 @@ pub struct LossConfig {
     /// Mean absolute difference of the Fourier amplitudes of blocks of 32x32 pixels: asks for as much detail of every
     /// scale and direction as the truth has nearby, wherever exactly it lies.
     pub amplitude: f64,
+    /// Mean absolute difference to what a larger model makes of the blurry image.
+    pub teacher: f64,
     /// A distance between the features of a network.
     pub perceptual: Option<PerceptualConfig>,
     /// A discriminator of latents (the paper's stage 2); for stages with a noise predictor.
@@ -163,6 +165,7 @@ impl LossConfig {
             ("fft", self.fft),
             ("edge", self.edge),
             ("amplitude", self.amplitude),
+            ("teacher", self.teacher),
             ("perceptual", self.perceptual.map_or(0.0, |p| p.weight)),
             ("adversarial", self.adversarial.map_or(0.0, |a| a.weight)),
         ];

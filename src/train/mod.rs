@@ -15,6 +15,7 @@ mod optimizer;
 mod perceptual;
 mod samples;
 mod subject;
+mod teacher;
 mod trainer;
 mod validate;
 

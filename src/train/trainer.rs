@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tch::{Kind, Tensor};
+use tch::{Kind, Reduction, Tensor};
 
 use super::adversary::Adversary;
 use super::checkpoint::{self, Groups, State};
@@ -15,6 +15,7 @@ use super::flat::Flat;
 use super::loss::Losses;
 use super::optimizer::{Optimizer, clip};
 use super::subject::Subject;
+use super::teacher::Teacher;
 use super::validate::Restorer;
 use super::{PhaseConfig, Score, TrainConfig, ValidationSet};
 use crate::config::ModelConfig;
@@ -38,6 +39,8 @@ pub struct Setup {
     pub init: Option<Weights>,
     /// The encoder of sharp images that stage `evae` wrote, for the adversarial term; without it the model's own serves.
     pub latent_encoder: Option<PathBuf>,
+    /// Model that the loss term `teacher` compares with.
+    pub teacher: Option<Weights>,
     /// Folder with the weights of the perceptual networks.
     pub metrics: PathBuf,
 }
@@ -51,6 +54,7 @@ pub struct Trainer {
     optimizer: Optimizer,
     losses: Losses,
     adversary: Option<Adversary>,
+    teacher: Option<Teacher>,
     sources: Arc<Sources>,
     device: tch::Device,
     kind: Kind,
@@ -105,6 +109,31 @@ fn check_data(config: &TrainConfig, model: &ModelConfig, sources: &Sources) -> R
     Ok(())
 }
 
+/// The teacher, which has to be there exactly where the loss asks for it.
+fn teacher(
+    config: &TrainConfig,
+    weights: Option<&Weights>,
+    device: tch::Device,
+    kind: Kind,
+) -> Result<Option<Teacher>> {
+    let wanted = config.loss.teacher > 0.0;
+    match weights {
+        Some(weights) if wanted => {
+            let teacher = Teacher::new(weights, device, kind)?;
+            let mut phases = config.phases.iter();
+            phases.try_for_each(|phase| teacher.check(phase.crop_size))?;
+            Ok(Some(teacher))
+        }
+        None if !wanted => Ok(None),
+        Some(_) => Err(Error::Train(
+            "there is a teacher, but loss.teacher has no weight above 0".into(),
+        )),
+        None => Err(Error::Train(
+            "loss.teacher needs a model to compare with (--teacher MODEL)".into(),
+        )),
+    }
+}
+
 impl Trainer {
     /// A new run. It starts from the setup's weights, or from random ones.
     ///
@@ -139,8 +168,14 @@ impl Trainer {
                 device,
             )
         });
+        let teacher = teacher(&config, setup.teacher.as_ref(), device, kind)?;
+        let mut fixed = subject.fixed()?;
+        if let Some(teacher) = &teacher {
+            fixed.insert("teacher".into(), checkpoint::checksum(teacher.tensors())?);
+        }
         Ok(Trainer {
-            fixed: subject.fixed()?,
+            fixed,
+            teacher,
             ema: optimizer.parameters().copy(),
             optimizer,
             losses: Losses::new(config.loss, &setup.metrics, device)?,
@@ -294,7 +329,11 @@ impl Trainer {
             if self.iteration >= end {
                 continue;
             }
-            let mut feed = Feed::new(self.loader(phase, threads)?, phase.crop_size, self.device);
+            if self.device != tch::Device::Cpu {
+                // The CPU only copies then; threads to share that would wait for those that make samples.
+                tch::set_num_threads(1);
+            }
+            let mut feed = Feed::new(self.loader(phase, threads)?, phase.crop_size, self.device)?;
             while self.iteration < end {
                 let progress = self.step(&mut feed, phase)?;
                 if after(self, &progress)? == Verdict::Stop {
@@ -337,8 +376,6 @@ impl Trainer {
             adversary.learn(gradient / batches)?;
         }
         self.next_sample = feed.next_index();
-        // Before the values below are waited for.
-        feed.prefetch()?;
         let (terms, total, grad_norm) = loss.values(batches, &grad_norm);
 
         self.iteration += 1;
@@ -377,6 +414,10 @@ impl Trainer {
         let network = self.subject.network(&leaves, self.kind)?;
         let passed = network.forward(blurry, sharp);
         let mut loss = self.losses.compute(&passed.image, sharp);
+        if let Some(teacher) = &self.teacher {
+            let distance = passed.image.l1_loss(&teacher.restored(blurry), Reduction::Mean);
+            loss.add("teacher", self.config.loss.teacher, &distance);
+        }
         if let (Some(adversary), Some((latents, prompt))) = (&self.adversary, &passed.latents) {
             let fooled = adversary.generator_loss(latents, prompt)?;
             loss.add("adversarial", adversary.weight(), &fooled);
@@ -401,7 +442,7 @@ impl Trainer {
 
     /// How many shares a batch is cut into: one a core on a CPU, where the loss needs no network; else one.
     fn shares(&self, batch_size: usize) -> usize {
-        let separable = self.losses.is_of_pixels() && self.adversary.is_none();
+        let separable = self.losses.is_of_pixels() && self.adversary.is_none() && self.teacher.is_none();
         match self.device {
             tch::Device::Cpu if separable => (self.threads as usize).clamp(1, batch_size),
             _ => 1,

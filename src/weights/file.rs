@@ -25,6 +25,11 @@ pub struct Weights {
     pub lora_s: Option<TensorMap>,
 }
 
+/// Weights of more bytes than this are saved in several files.
+const LEAST_FILE: usize = 15_900_000;
+/// Their number, at most.
+const MOST_FILES: usize = 4;
+
 /// One safetensors file in memory: its name for errors, and its bytes.
 pub(crate) type NamedBytes<'a> = (String, Cow<'a, [u8]>);
 
@@ -100,10 +105,11 @@ impl Weights {
         })
     }
 
-    /// Writes `config.json` and `model.safetensors` into `dir`, which is made if need be.
+    /// Writes `config.json` and `model.safetensors` into `dir`, which is made if need be. More than 16 MB, which is much for a
+    /// repository, become up to four files, `model-00001-of-00004.safetensors` and so on. Files of these names that were there go.
     ///
     /// # Errors
-    /// A file that cannot be written; the old one is then intact.
+    /// A file that cannot be written; the old ones are then intact.
     pub fn save(&self, dir: &Path) -> Result<()> {
         let io = |path: &Path| {
             let path = path.to_owned();
@@ -123,10 +129,64 @@ impl Weights {
                 add(&format!("{}.", adapter.prefix()), lora);
             }
         }
-        save_safetensors(&dir.join("model.safetensors"), &tensors, None)?;
+        let files = in_files(tensors);
+        let new = |name: &String| dir.join(format!("{name}.new"));
+        let written = files
+            .iter()
+            .try_for_each(|(name, tensors)| save_safetensors(&new(name), tensors, None));
+        if let Err(error) = written {
+            files.keys().for_each(|name| drop(fs::remove_file(new(name))));
+            return Err(error);
+        }
+        for entry in fs::read_dir(dir).map_err(io(dir))?.flatten() {
+            let name = entry.file_name();
+            if is_ours(&name.to_string_lossy()) {
+                fs::remove_file(entry.path()).map_err(io(&entry.path()))?;
+            }
+        }
+        for name in files.keys() {
+            fs::rename(new(name), dir.join(name)).map_err(io(&dir.join(name)))?;
+        }
         let json = serde_json::to_string_pretty(&self.config).expect("a config is plain data");
         write_atomically(&dir.join("config.json"), json.as_bytes())
     }
+}
+
+/// Tensors by the name of the file that they go into: one, or four of about the same size, or fewer of [`LEAST_FILE`] bytes.
+fn in_files(tensors: TensorMap) -> BTreeMap<String, TensorMap> {
+    let bytes = |t: &Tensor| t.numel() * t.kind().elt_size_in_bytes();
+    let total: usize = tensors.values().map(bytes).sum();
+    let most = total.div_ceil(MOST_FILES).max(LEAST_FILE);
+    let mut files = vec![TensorMap::new()];
+    let mut filled = 0;
+    for (name, tensor) in tensors {
+        let size = bytes(&tensor);
+        if filled + size > most && filled > 0 && files.len() < MOST_FILES {
+            files.push(TensorMap::new());
+            filled = 0;
+        }
+        filled += size;
+        files.last_mut().expect("there is one").insert(name, tensor);
+    }
+    let count = files.len();
+    let name = |i: usize| match count {
+        1 => "model.safetensors".to_owned(),
+        _ => format!("model-{:05}-of-{count:05}.safetensors", i + 1),
+    };
+    let named = files.into_iter().enumerate();
+    named.map(|(i, tensors)| (name(i), tensors)).collect()
+}
+
+/// Whether [`Weights::save`] gives files such names.
+fn is_ours(name: &str) -> bool {
+    let Some(middle) = name
+        .strip_prefix("model")
+        .and_then(|name| name.strip_suffix(".safetensors"))
+    else {
+        return false;
+    };
+    let mut numbers = middle.split("-of-").map(|part| part.trim_start_matches('-'));
+    middle.is_empty() || numbers.all(|part| part.len() == 5 && part.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// The tensors of `files`, which must be those of `shapes` and no others, all float32.
@@ -312,5 +372,37 @@ fn dtypes(dtype: WeightsDtype) -> (Dtype, Kind) {
         WeightsDtype::F32 => (Dtype::F32, Kind::Float),
         WeightsDtype::F16 => (Dtype::F16, Kind::Half),
         WeightsDtype::Bf16 => (Dtype::BF16, Kind::BFloat16),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_weights_go_into_a_few_files() {
+        let options = (Kind::Float, tch::Device::Cpu);
+        // Of no memory: one number seen many times.
+        let numbers = |count: i64| Tensor::zeros([1], options).expand([count], false);
+        let named = |counts: &[i64]| -> TensorMap {
+            let tensors = counts.iter().enumerate();
+            tensors
+                .map(|(i, &count)| (format!("t{i:02}"), numbers(count)))
+                .collect()
+        };
+        let sizes = |counts: &[i64]| -> Vec<(String, usize)> {
+            let files = in_files(named(counts)).into_iter();
+            files.map(|(name, tensors)| (name, tensors.len())).collect()
+        };
+        assert_eq!(sizes(&[1_000_000; 3]), [("model.safetensors".to_owned(), 3)]);
+        let of = |count: usize| move |i: usize| format!("model-{i:05}-of-{count:05}.safetensors");
+        // 4 MB each: three to a file.
+        let expected = [(of(2)(1), 3), (of(2)(2), 2)];
+        assert_eq!(sizes(&[1_000_000; 5]), expected);
+        let many = sizes(&[3_000_000; 40]);
+        assert_eq!(many.iter().map(|(_, count)| count).sum::<usize>(), 40);
+        assert_eq!(many[3], (of(4)(4), 10));
+        assert!(many.iter().all(|(name, _)| is_ours(name)) && is_ours("model.safetensors"));
+        assert!(!is_ours("model-mine.safetensors") && !is_ours("model-00001-of-00002.bin"));
     }
 }

@@ -63,7 +63,9 @@ fn find(name: &str) -> Result<Place> {
 
 fn why_not_found(name: &str) -> &'static str {
     match name {
-        "small" => "this preset is a configuration only, it has no weights yet (nano is built in)",
+        "small" => {
+            "its weights are not installed: run 'make install', or give the folder models/small of the sources"
+        }
         "sd21" => {
             "this preset's weights are made by 'osdd import' from Stable Diffusion 2.1-base; give the folder they are in"
         }

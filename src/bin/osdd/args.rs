@@ -112,11 +112,11 @@ pub(crate) struct RuntimeArgs {
     /// auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     pub device: Device,
-    /// auto (bf16 on a GPU and, for nano, on a CPU with AMX; else fp32), fp32, bf16 or fp16
+    /// auto (bf16 on a GPU and, for nano and small, on a CPU with AMX; else fp32), fp32, bf16 or fp16
     #[arg(long, default_value = "auto")]
     pub precision: Precision,
-    /// Largest side of a tile in pixels, a multiple of 64; 0 takes the whole frame [default: 2048 for a model that is fused for
-    /// the CPU as nano is, else 512]
+    /// Largest side of a tile in pixels, a multiple of 64; 0 takes the whole frame [default: 2048 for nano and small,
+    /// else 512]
     #[arg(long, value_name = "PX")]
     pub tile: Option<usize>,
     /// Overlap of neighbouring tiles in pixels

@@ -5,6 +5,9 @@ use tch::{Kind, Tensor};
 use super::kernels::{Kernels, Normed, Size};
 use crate::nn::memory_order;
 
+/// Bytes of the largest piece that a kernel reads at once.
+pub(super) const ALIGNMENT: usize = 32;
+
 /// Parameters of the block, see [`Parameters::new`].
 pub(super) const PARAMETERS: usize = 14;
 
@@ -23,11 +26,11 @@ impl Parameters {
     /// Weight and bias of norm1, conv1, conv_dw, conv2, norm2, ff.net.0.proj and ff.net.2, in this order.
     fn new(tensors: &[Tensor]) -> Self {
         assert_eq!(tensors.len(), PARAMETERS);
-        let vectors = |i: usize| [2 * i, 2 * i + 1].map(|i| memory_order(&tensors[i]).contiguous());
+        let vectors = |i: usize| [2 * i, 2 * i + 1].map(|i| aligned(&memory_order(&tensors[i])));
         let matrix = |i: usize| {
             let weight = &tensors[2 * i];
             let [outputs, inputs] = [0, 1].map(|dimension| weight.size()[dimension]);
-            [weight.reshape([outputs, inputs]), tensors[2 * i + 1].contiguous()]
+            [weight.reshape([outputs, inputs]), aligned(&tensors[2 * i + 1])]
         };
         Parameters {
             norm1: vectors(0),
@@ -41,10 +44,19 @@ impl Parameters {
     }
 }
 
+/// Without gaps and at an address from which the kernels can read their pieces: parameters in training are parts of one buffer.
+fn aligned(x: &Tensor) -> Tensor {
+    let x = x.contiguous();
+    match (x.data_ptr() as usize).is_multiple_of(ALIGNMENT) {
+        true => x,
+        false => x.copy(),
+    }
+}
+
 /// `[B, C, H, W]` as `[B * H * W, C]`, and how to get back.
 fn rows(x: &Tensor) -> (Tensor, Size) {
     let (batch, channels, height, width) = x.size4().expect("a feature map has four dimensions");
-    let rows = x.permute([0, 2, 3, 1]).contiguous().view([-1, channels]);
+    let rows = aligned(&x.permute([0, 2, 3, 1])).view([-1, channels]);
     (rows, Size([batch, height, width]))
 }
 

@@ -90,6 +90,11 @@ impl From<&Tensor> for Argument {
             tensor.is_contiguous(),
             "kernels take tensors without gaps: {tensor:?}"
         );
+        let address = tensor.data_ptr() as usize;
+        assert!(
+            address.is_multiple_of(super::gated::ALIGNMENT),
+            "kernels cannot read at {address:#x}"
+        );
         Argument::Pointer(tensor.data_ptr())
     }
 }

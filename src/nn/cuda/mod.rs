@@ -119,7 +119,7 @@ mod tests {
         let mut inputs = vec![leaf(maps())];
         inputs.extend(names.iter().map(|name| {
             let start = &tensors[name];
-            leaf(start + start.randn_like() * 0.1)
+            leaf(in_a_buffer(&(start + start.randn_like() * 0.1).to_kind(kind)))
         }));
         let block = move |inputs: &[Tensor]| {
             let named = names
@@ -132,6 +132,20 @@ mod tests {
                 .forward(&inputs[0], None, None)
         };
         (inputs, block, maps().to_kind(kind))
+    }
+
+    /// The same numbers where training has them: in the middle of a buffer, after an odd number of others.
+    fn in_a_buffer(values: &Tensor) -> Tensor {
+        let buffer = Tensor::cat(
+            &[
+                Tensor::zeros([1], (values.kind(), values.device())),
+                values.view([-1]),
+            ],
+            0,
+        );
+        buffer
+            .narrow(0, 1, values.numel() as i64)
+            .view(values.size().as_slice())
     }
 
     fn gradients(output: &Tensor, above: &Tensor, inputs: &[Tensor]) -> Vec<Tensor> {
@@ -197,7 +211,9 @@ mod tests {
             let (inputs, block, above) = case(width, size, kind);
             let moved = |place: Device, kind: Kind| -> Vec<Tensor> {
                 let moved = inputs.iter().map(|t| t.detach().to_device(place).to_kind(kind));
-                moved.map(|t| t.set_requires_grad(true)).collect()
+                let (x, parameters) = (moved.clone().take(1), moved.skip(1));
+                let all = x.chain(parameters.map(|t| in_a_buffer(&t)));
+                all.map(|t| t.set_requires_grad(true)).collect()
             };
             let (exact, there) = (moved(Device::Cpu, Kind::Float), moved(gpu, kind));
             let (expected, output) = (block(&exact), block(&there));

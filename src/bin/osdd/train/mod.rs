@@ -14,7 +14,7 @@ use clap::{Args, ValueEnum};
 use osdd::config::ModelConfig;
 use osdd::device::{Device, Precision};
 use osdd::train::{Setup, Stage, TrainConfig, Trainer, ValidationSet, Verdict};
-use osdd::weights::Weights;
+use osdd::weights::{Weights, load_model};
 
 use self::log::Log;
 use crate::{interrupt, metrics_weights, report};
@@ -52,6 +52,9 @@ pub(crate) struct TrainArgs {
     /// Encoder of sharp images from stage evae, for an adversarial term [default: the model's own encoder]
     #[arg(long, value_name = "FILE")]
     pub latent_encoder: Option<PathBuf>,
+    /// Model whose output the loss term `teacher` compares with, at gamma 1: a preset or a folder
+    #[arg(long, value_name = "NAME|DIR")]
+    pub teacher: Option<String>,
     /// Folder with the weights of perceptual losses, from scripts/convert_metrics.py
     /// [default: $OSDD_METRICS, or ~/.local/share/osdd/metrics]
     #[arg(long, value_name = "DIR")]
@@ -119,6 +122,7 @@ pub(crate) fn run(args: TrainArgs) -> anyhow::Result<()> {
         precision: args.precision,
         init: args.init.as_deref().map(initial).transpose()?,
         latent_encoder: args.latent_encoder.clone(),
+        teacher: args.teacher.as_deref().map(load_model).transpose()?,
         metrics: metrics_weights::folder(args.metrics_weights.as_deref()),
     };
     let sources = Arc::new(sources::read(&config.data, &args.data)?);
