@@ -3,6 +3,9 @@
 use std::path::Path;
 
 use osdd::config::ModelConfig;
+use osdd::device::Device as Place;
+use osdd::engine::{Engine, EngineConfig};
+use osdd::frame::{Frame, PixelFormat};
 use osdd::nn::TensorMap;
 use osdd::weights::{Weights, load_model, lora_shapes, save_safetensors};
 use osdd::{Error, ErrorKind};
@@ -227,14 +230,103 @@ fn a_failed_save_leaves_the_old_file() {
     );
 }
 
+/// The folder of the sources that holds `small`.
+fn small() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/small")
+}
+
 #[test]
-fn nano_is_built_in_and_within_its_limits() {
-    let nano = load_model("nano").unwrap();
-    let numbers = |map: &TensorMap| map.values().map(|t| t.numel() as u64).sum::<u64>();
-    assert!(numbers(&nano.base) <= 2_000_000);
+fn shipped_weights_are_within_their_limits() {
+    let small = small();
+    for (model, most_parameters, most_gflop) in [
+        ("nano", 2_000_000, 3.0),
+        (small.to_str().unwrap(), 30_000_000, 40.0),
+    ] {
+        let weights = load_model(model).unwrap();
+        assert!(weights.lora_r.is_some() && weights.lora_s.is_some());
+        let count: usize = weights.base.values().map(Tensor::numel).sum();
+        assert!(count <= most_parameters, "{model}: {count}");
+        let operations = osdd::model::operations_per_pixel(&weights.config).unwrap();
+        let gflop = operations.total() * 65536.0 / 1e9;
+        assert!(gflop <= most_gflop, "{model}: {gflop}");
+    }
+    let files = std::fs::read_dir(small).unwrap().map(Result::unwrap);
+    let sizes: Vec<u64> = files
+        .filter(|file| file.path().extension().is_some_and(|e| e == "safetensors"))
+        .map(|file| file.metadata().unwrap().len())
+        .collect();
     assert!(
-        nano.base
-            .values()
-            .all(|t| t.isfinite().all().int64_value(&[]) == 1)
+        sizes.len() <= 4 && sizes.iter().all(|&size| size <= 16_000_000),
+        "{sizes:?}"
     );
+}
+
+/// Rectangles of many colours over one another.
+fn picture(side: usize) -> Frame {
+    let mut frame = Frame::new(side, side, PixelFormat::Rgb8);
+    let mut state = 7u32;
+    let mut random = |below: usize| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as usize % below
+    };
+    for _ in 0..150 {
+        let (x, y, w, h) = (random(side), random(side), 4 + random(30), 4 + random(30));
+        let colour = [0; 3].map(|_| random(256) as u8);
+        for row in y..(y + h).min(side) {
+            for column in x..(x + w).min(side) {
+                let at = 3 * (row * side + column);
+                frame.data[at..at + 3].copy_from_slice(&colour);
+            }
+        }
+    }
+    frame
+}
+
+/// The mean of `count` neighbours in a row, in linear light.
+fn panned(frame: &Frame, count: usize) -> Frame {
+    let linear = |sample: u8| (f64::from(sample) / 255.0).powf(2.2);
+    let mut blurry = frame.try_clone().unwrap();
+    for (i, sample) in blurry.data.iter_mut().enumerate() {
+        let (row, column, channel) = (i / 3 / frame.width, i / 3 % frame.width, i % 3);
+        let light = (0..count).map(|step| {
+            let from = (column + step).saturating_sub(count / 2).min(frame.width - 1);
+            linear(frame.data[3 * (row * frame.width + from) + channel])
+        });
+        *sample = ((light.sum::<f64>() / count as f64).powf(1.0 / 2.2) * 255.0).round() as u8;
+    }
+    blurry
+}
+
+fn psnr(a: &Frame, b: &Frame) -> f64 {
+    let square = |(a, b): (&u8, &u8)| (f64::from(*a) - f64::from(*b)).powi(2);
+    let sum: f64 = a.data.iter().zip(&b.data).map(square).sum();
+    10.0 * (255.0f64.powi(2) / (sum / a.data.len() as f64)).log10()
+}
+
+#[test]
+fn shipped_weights_sharpen_what_is_blurred_and_leave_what_is_sharp() {
+    let sharp = picture(192);
+    let blurry = panned(&sharp, 9);
+    let before = psnr(&blurry, &sharp);
+    let small = small();
+    let mut gains = Vec::new();
+    for model in ["nano", small.to_str().unwrap()] {
+        let engine = Engine::new(EngineConfig {
+            model: model.into(),
+            device: Place::Cpu,
+            gamma: 1.0,
+            ..EngineConfig::default()
+        });
+        let engine = engine.unwrap();
+        let restored = |frame: &Frame| {
+            engine.send(frame.try_clone().unwrap()).unwrap();
+            engine.receive().unwrap().unwrap().frame
+        };
+        let gain = psnr(&restored(&blurry), &sharp) - before;
+        let kept = psnr(&restored(&sharp), &sharp);
+        eprintln!("{model}: {before:.2} dB, {gain:+.2}; sharp {kept:.1}");
+        assert!(kept > 35.0, "{model}: {kept}");
+        gains.push(gain);
+    }
+    assert!(gains[0] > 1.0 && gains[1] > gains[0] + 0.3, "{gains:?}");
 }
