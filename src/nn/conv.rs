@@ -101,7 +101,11 @@ impl Conv2d {
     /// As [`Conv2d::forward`] of the inputs one above the other, channel by channel.
     pub fn forward_joined(&self, inputs: &[&Tensor]) -> Tensor {
         self.fused(Operand::Maps(inputs), Arrangement::Pixels, None)
-            .or_else(|| self.as_product(inputs, &self.bias))
+            .or_else(|| {
+                on_gpu(inputs[0])
+                    .then(|| self.as_product(inputs, &self.bias))
+                    .flatten()
+            })
             .unwrap_or_else(|| self.with_bias(&Tensor::cat(inputs, 1), &self.bias))
     }
 
@@ -228,12 +232,20 @@ impl Conv2d {
     /// cuDNN leaves to passes of their own.
     fn as_product(&self, inputs: &[&Tensor], bias: &Tensor) -> Option<Tensor> {
         let (outputs, channels, kernel, _) = self.weight.size4().ok()?;
-        let pointwise = (kernel, self.stride, self.groups) == (1, 1, 1);
-        let given: i64 = inputs.iter().map(|x| x.size()[1]).sum();
-        if !pointwise || given != channels || !inputs.iter().all(|x| x.device().is_cuda()) {
+        let pointwise = (kernel, self.stride, self.padding, self.groups) == (1, 1, 0, 1);
+        let (b, _, height, width) = inputs[0].size4().ok()?;
+        let alike = |x: &&Tensor| {
+            let size = x.size4();
+            size.is_ok_and(|(images, _, rows, columns)| (images, rows, columns) == (b, height, width))
+        };
+        let rows_fit = (1..=i64::from(i32::MAX)).contains(&(b * height * width));
+        if !pointwise || !rows_fit || !inputs.iter().all(alike) {
             return None;
         }
-        let (b, _, height, width) = inputs[0].size4().ok()?;
+        let given: i64 = inputs.iter().map(|x| x.size()[1]).sum();
+        if given != channels {
+            return None;
+        }
         let weight = self.weight.reshape([outputs, channels]);
         let mut first = 0;
         let mut sum: Option<Tensor> = None;
@@ -243,7 +255,7 @@ impl Conv2d {
             let weight = weight.narrow(1, first, own);
             sum = Some(match sum {
                 None => rows.linear(&weight, Some(bias)),
-                Some(sum) => sum.addmm(&rows, &weight.tr()),
+                Some(mut sum) => sum.addmm_(&rows, &weight.tr()),
             });
             first += own;
         }
@@ -253,7 +265,9 @@ impl Conv2d {
     /// On x86-64 by oneDNN where it can. libtorch keeps small inputs from it and, on one thread, 1x1 convolutions: rules from a
     /// time when that was slower. Today its own kernels are several times slower there.
     fn with_bias(&self, x: &Tensor, bias: &Tensor) -> Tensor {
-        if let Some(product) = self.as_product(&[x], bias) {
+        if on_gpu(x)
+            && let Some(product) = self.as_product(&[x], bias)
+        {
             return product;
         }
         let (stride, padding) = ([self.stride; 2], [self.padding; 2]);
@@ -268,6 +282,10 @@ impl Conv2d {
         }
         x.conv2d(&self.weight, Some(bias), stride, padding, [1, 1], self.groups)
     }
+}
+
+fn on_gpu(x: &Tensor) -> bool {
+    x.device().is_cuda()
 }
 
 #[cfg(test)]
@@ -312,5 +330,37 @@ mod tests {
                 assert!(error < 1e-5 * two.abs().max().double_value(&[]), "{error}");
             }
         }
+    }
+
+    #[test]
+    fn a_product_for_each_input_is_the_convolution_of_all_and_learns_the_same() {
+        let init = Initializer::new(2);
+        let conv = Conv2d::new(&Params::new(&init).pp("joined"), 24, 10, 1).unwrap();
+        let maps = |channels: i64, columns: i64| {
+            let x = Tensor::arange(2 * channels * 3 * columns, (Kind::Float, Device::Cpu)).sin();
+            channels_last(&x.view([2, channels, 3, columns])).set_requires_grad(true)
+        };
+        for widths in [&[24][..], &[16, 8]] {
+            let inputs: Vec<Tensor> = widths.iter().map(|&width| maps(width, 5)).collect();
+            let inputs: Vec<&Tensor> = inputs.iter().collect();
+            let gradients =
+                |y: &Tensor| Tensor::run_backward(&[y.square().sum(Kind::Float)], &inputs, false, false);
+            let ours = conv.as_product(&inputs, &conv.bias).unwrap();
+            let theirs = Tensor::cat(&inputs, 1).conv2d(&conv.weight, Some(&conv.bias), [1], [0], [1], 1);
+            let pairs = gradients(&ours).into_iter().zip(gradients(&theirs));
+            for (one, two) in pairs.chain([(ours, theirs)]) {
+                assert_eq!(one.size(), two.size());
+                assert!((&one - &two).abs().max().double_value(&[]) < 1e-5);
+            }
+        }
+        let (wide, narrow) = (maps(16, 5), maps(8, 4));
+        assert!(
+            conv.as_product(&[&wide, &narrow], &conv.bias).is_none(),
+            "maps of other sizes"
+        );
+        assert!(
+            conv.as_product(&[&wide], &conv.bias).is_none(),
+            "too few channels"
+        );
     }
 }

@@ -10,6 +10,10 @@ use super::kernels::{Kernel, Launch};
 /// A handle of the driver's.
 type Handle = *mut c_void;
 
+/// How an error begins that less work at a time may mend; libtorch's begin so too.
+pub(super) const OUT_OF_MEMORY: &str = "CUDA out of memory";
+
+const CUDA_ERROR_OUT_OF_MEMORY: c_int = 2;
 const MULTIPROCESSORS: c_int = 16;
 const CAPABILITY: [c_int; 2] = [75, 76];
 
@@ -44,8 +48,8 @@ functions!(Driver {
     cuDeviceGet(*mut c_int, c_int);
     cuDeviceGetAttribute(*mut c_int, c_int, c_int);
     cuDevicePrimaryCtxRetain(*mut Handle, c_int);
-    cuCtxGetCurrent(*mut Handle);
-    cuCtxSetCurrent(Handle);
+    cuCtxPushCurrent_v2(Handle);
+    cuCtxPopCurrent_v2(*mut Handle);
     cuModuleLoadData(*mut Handle, *const c_void);
     cuModuleGetFunction(*mut Handle, Handle, *const c_char);
     cuLaunchKernel(
@@ -74,13 +78,16 @@ static DRIVER: Lazy<Option<Driver>> = Lazy::new(|| {
 static COMPILER: Lazy<Option<Compiler>> = Lazy::new(|| {
     let names = ["libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"];
     let beside = folder_of_runtime();
-    let paths = beside
+    let beside = beside
         .iter()
         .flat_map(|folder| names.map(|name| format!("{folder}/{name}")));
-    let mut paths = names.map(str::to_owned).into_iter().chain(paths);
-    let library = paths.find_map(|path| open(&path))?;
+    // First what libtorch itself compiles with: functions are looked for in a library's dependencies too.
+    let paths = std::iter::once("libcaffe2_nvrtc.so".to_owned()).chain(beside);
+    let mut libraries = paths
+        .chain(names.map(str::to_owned))
+        .filter_map(|path| open(&path));
     // SAFETY: the compiler's interface, the same in these versions.
-    unsafe { Compiler::find(library) }
+    libraries.find_map(|library| unsafe { Compiler::find(library) })
 });
 
 fn open(path: &str) -> Option<Handle> {
@@ -101,7 +108,8 @@ fn folder_of_runtime() -> Option<String> {
 /// Kernels in the memory of a GPU.
 pub(super) struct Module {
     driver: &'static Driver,
-    device: c_int,
+    context: Handle,
+    multiprocessors: c_int,
     functions: Vec<Handle>,
 }
 
@@ -116,37 +124,47 @@ impl Module {
     /// What is missing, or what the compiler says.
     pub fn compile(device: usize, source: &str, defines: &[String]) -> Result<Self, String> {
         let driver = DRIVER.as_ref().ok_or("no CUDA driver")?;
-        let number = c_int::try_from(device).map_err(|_| "no such GPU")?;
-        let capability = CAPABILITY.map(|which| attribute(driver, number, which));
-        let [major, minor] = capability;
+        let (number, mut device, mut context) = (device as c_int, 0, ptr::null_mut());
+        // SAFETY: fills variables of ours. The primary context is libtorch's too, and is kept as long as the process lives.
+        unsafe {
+            check(
+                driver,
+                "cuDeviceGet",
+                (driver.cuDeviceGet)(&raw mut device, number),
+            )?;
+            let code = (driver.cuDevicePrimaryCtxRetain)(&raw mut context, device);
+            check(driver, "cuDevicePrimaryCtxRetain", code)?;
+        }
+        let [major, minor] = CAPABILITY.map(|which| attribute(driver, device, which));
         let mut options = vec![format!("--gpu-architecture=sm_{}{}", major?, minor?)];
         options.extend_from_slice(defines);
         let binary = compile(source, &options)?;
-        enter(driver, number)?;
+        let _entered = Entered::new(driver, context)?;
         let mut module = ptr::null_mut();
         // SAFETY: loads what the compiler made; the driver copies it.
         check(driver, "cuModuleLoadData", unsafe {
             (driver.cuModuleLoadData)(&raw mut module, binary.as_ptr().cast())
         })?;
-        let functions = Kernel::ALL.iter().map(|kernel| {
+        // Those of gradients may have been left out.
+        let functions = Kernel::ALL.iter().map_while(|kernel| {
             let mut function = ptr::null_mut();
             // SAFETY: the module is loaded and stays.
-            check(driver, "cuModuleGetFunction", unsafe {
-                (driver.cuModuleGetFunction)(&raw mut function, module, kernel.name().as_ptr())
-            })?;
-            Ok(function)
+            let code =
+                unsafe { (driver.cuModuleGetFunction)(&raw mut function, module, kernel.name().as_ptr()) };
+            (code == 0).then_some(function)
         });
         Ok(Module {
             driver,
-            device: number,
-            functions: functions.collect::<Result<_, String>>()?,
+            context,
+            multiprocessors: attribute(driver, device, MULTIPROCESSORS)?,
+            functions: functions.collect(),
         })
     }
 }
 
 impl Launch for Module {
     fn multiprocessors(&self) -> i64 {
-        attribute(self.driver, self.device, MULTIPROCESSORS).map_or(1, i64::from)
+        self.multiprocessors.into()
     }
 
     fn launch(
@@ -156,11 +174,13 @@ impl Launch for Module {
         threads: u32,
         arguments: &mut [*mut c_void],
     ) -> Result<(), String> {
-        enter(self.driver, self.device)?;
+        let function = self.functions.get(kernel as usize);
+        let function = *function.ok_or_else(|| format!("{kernel:?} was not compiled"))?;
+        let _entered = Entered::new(self.driver, self.context)?;
         // SAFETY: the caller vouches for the arguments. The stream is the one libtorch uses where nobody asked for another.
         let code = unsafe {
             (self.driver.cuLaunchKernel)(
-                self.functions[kernel as usize],
+                function,
                 blocks,
                 1,
                 1,
@@ -177,37 +197,31 @@ impl Launch for Module {
     }
 }
 
-/// Makes the GPU's context, the one that libtorch uses, this thread's.
-fn enter(driver: &Driver, device: c_int) -> Result<(), String> {
-    let (mut current, mut primary) = (ptr::null_mut(), ptr::null_mut());
-    // SAFETY: fill variables of ours. The primary context is libtorch's too, and lives as long as the process.
-    unsafe {
-        check(
-            driver,
-            "cuCtxGetCurrent",
-            (driver.cuCtxGetCurrent)(&raw mut current),
-        )?;
-        if !current.is_null() {
-            return Ok(());
-        }
-        let code = (driver.cuDevicePrimaryCtxRetain)(&raw mut primary, device);
-        check(driver, "cuDevicePrimaryCtxRetain", code)?;
-        check(driver, "cuCtxSetCurrent", (driver.cuCtxSetCurrent)(primary))
+/// A GPU's context, the one that libtorch uses, as this thread's; what was before comes back when it is dropped.
+struct Entered(&'static Driver);
+
+impl Entered {
+    fn new(driver: &'static Driver, context: Handle) -> Result<Self, String> {
+        // SAFETY: a context that is kept.
+        let code = unsafe { (driver.cuCtxPushCurrent_v2)(context) };
+        check(driver, "cuCtxPushCurrent", code)?;
+        Ok(Entered(driver))
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let mut context = ptr::null_mut();
+        // SAFETY: takes off what was put on top.
+        unsafe { (self.0.cuCtxPopCurrent_v2)(&raw mut context) };
     }
 }
 
 fn attribute(driver: &Driver, device: c_int, which: c_int) -> Result<c_int, String> {
-    let (mut handle, mut value) = (0, 0);
-    // SAFETY: fills variables of ours.
-    unsafe {
-        check(
-            driver,
-            "cuDeviceGet",
-            (driver.cuDeviceGet)(&raw mut handle, device),
-        )?;
-        let code = (driver.cuDeviceGetAttribute)(&raw mut value, which, handle);
-        check(driver, "cuDeviceGetAttribute", code)?;
-    }
+    let mut value = 0;
+    // SAFETY: fills a variable of ours.
+    let code = unsafe { (driver.cuDeviceGetAttribute)(&raw mut value, which, device) };
+    check(driver, "cuDeviceGetAttribute", code)?;
     Ok(value)
 }
 
@@ -223,7 +237,10 @@ fn check(driver: &Driver, what: &str, code: c_int) -> Result<(), String> {
         true => unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned(),
         false => code.to_string(),
     };
-    Err(format!("CUDA error: {what}: {name}"))
+    match code {
+        CUDA_ERROR_OUT_OF_MEMORY => Err(format!("{OUT_OF_MEMORY}: {what}")),
+        _ => Err(format!("CUDA error: {what}: {name}")),
+    }
 }
 
 /// Machine code of `source`.
@@ -254,10 +271,13 @@ fn compile(source: &str, options: &[String]) -> Result<Vec<u8>, String> {
         let code = (compiler.nvrtcCompileProgram)(program, pointers.len() as c_int, pointers.as_ptr());
         let mut size = 0;
         let result = if code == 0 {
-            (compiler.nvrtcGetCUBINSize)(program, &raw mut size);
+            let sized = (compiler.nvrtcGetCUBINSize)(program, &raw mut size);
             let mut binary = vec![0u8; size];
-            (compiler.nvrtcGetCUBIN)(program, binary.as_mut_ptr().cast());
-            Ok(binary)
+            match sized == 0 && size > 0 && (compiler.nvrtcGetCUBIN)(program, binary.as_mut_ptr().cast()) == 0
+            {
+                true => Ok(binary),
+                false => Err("NVRTC gave no machine code".to_owned()),
+            }
         } else {
             (compiler.nvrtcGetProgramLogSize)(program, &raw mut size);
             let mut log = vec![0u8; size];

@@ -13,6 +13,7 @@
 #define __device__
 #define __global__
 #define __launch_bounds__(...)
+#define __restrict__
 #define asm(text, ...) bfloat16_of(n, x)
 
 using std::min;
@@ -37,7 +38,7 @@ static void bfloat16_of(unsigned short& n, float x) {
 
 static float rsqrtf(float x) { return 1 / std::sqrt(x); }
 
-constexpr int kGroup = 16;
+constexpr int kGroup = GROUP;
 
 // Where the threads of each group meet.
 struct Meeting {

@@ -47,6 +47,7 @@ struct GatedBlock : torch::autograd::Function<GatedBlock> {
   }
 
   static variable_list backward(AutogradContext* context, variable_list gradients) {
+    TORCH_CHECK(!at::GradMode::is_enabled(), "the gated block has no second derivative");
     variable_list given = std::move(gradients);
     for (at::Tensor& saved : context->get_saved_variables()) given.push_back(std::move(saved));
     variable_list made = call(osdd_gated_backward, context->saved_data["kernels"].toInt(), given);

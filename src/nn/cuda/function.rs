@@ -13,14 +13,15 @@ pub(in crate::nn) fn forward(x: &Tensor, parameters: &[&Tensor], eps: f64) -> Op
         .chain(parameters.iter().copied())
         .map(Tensor::shallow_clone)
         .collect();
-    let kernels = kernels_for(&inputs, eps)?;
     // What is made from a tensor is to be differentiated only while libtorch notes operations down.
     let recorded = |t: &Tensor| t.requires_grad() && t.unsqueeze(0).requires_grad();
-    if !inputs.iter().any(recorded) {
-        return Some(gated::forward(kernels, &inputs).swap_remove(0));
+    let backward = inputs.iter().any(recorded);
+    if !backward {
+        let kernels = kernels_for(&inputs, eps, backward)?;
+        return Some(gated::output(kernels, &inputs));
     }
     #[cfg(libtorch_headers)]
-    return Some(differentiable(kernels, &inputs));
+    return Some(differentiable(kernels_for(&inputs, eps, backward)?, &inputs));
     #[cfg(not(libtorch_headers))]
     None
 }
@@ -33,6 +34,9 @@ mod shim {
     use tch::Tensor;
 
     use super::{Kernels, gated};
+
+    /// Room for outputs on the other side.
+    const MOST_OUTPUTS: usize = 16;
 
     /// Tensors of the other side, which keeps them.
     type Given = *const *const c_void;
@@ -58,13 +62,23 @@ mod shim {
     }
 
     /// Writes what `work` makes into `outputs`, as tensors that the other side frees; gives their number, or -1 and a message.
+    ///
+    /// # Safety
+    /// `inputs` has `count` tensors, `outputs` room for [`MOST_OUTPUTS`] and `message` for `capacity` characters.
     unsafe fn answer(
-        work: impl FnOnce() -> Vec<Tensor>,
+        (inputs, count): (Given, usize),
+        work: impl FnOnce(&[Tensor]) -> Vec<Tensor>,
         outputs: *mut *mut c_void,
         message: *mut c_char,
         capacity: usize,
     ) -> c_int {
-        match catch_unwind(AssertUnwindSafe(work)) {
+        let made = catch_unwind(AssertUnwindSafe(|| {
+            // SAFETY: as the caller promises.
+            let made = work(&unsafe { borrowed(inputs, count) });
+            assert!(made.len() <= MOST_OUTPUTS, "{} outputs", made.len());
+            made
+        }));
+        match made {
             Ok(made) => {
                 let count = made.len();
                 for (i, mut tensor) in made.into_iter().enumerate() {
@@ -75,9 +89,9 @@ mod shim {
                 count as c_int
             }
             Err(panic) => {
-                let text = panic
-                    .downcast_ref::<String>()
-                    .map_or("a block failed", String::as_str);
+                let owned = panic.downcast_ref::<String>().map(String::as_str);
+                let text = owned.or_else(|| panic.downcast_ref::<&str>().copied());
+                let text = text.unwrap_or("a block failed");
                 let length = text.len().min(capacity - 1);
                 // SAFETY: the buffer has that room, and ends with a zero.
                 unsafe {
@@ -98,15 +112,11 @@ mod shim {
         message: *mut c_char,
         capacity: usize,
     ) -> c_int {
-        // SAFETY: what `osdd_gated_block` was given comes back.
+        // SAFETY: what `osdd_gated_block` was given comes back, and kernels are never freed.
         unsafe {
-            let inputs = borrowed(inputs, count);
-            answer(
-                || gated::forward(&*kernels.cast::<Kernels>(), &inputs),
-                outputs,
-                message,
-                capacity,
-            )
+            let kernels = &*kernels.cast::<Kernels>();
+            let work = |inputs: &[Tensor]| gated::forward(kernels, inputs);
+            answer((inputs, count), work, outputs, message, capacity)
         }
     }
 
@@ -120,14 +130,14 @@ mod shim {
         message: *mut c_char,
         capacity: usize,
     ) -> c_int {
-        // SAFETY: what `osdd_gated_block` was given comes back.
+        // SAFETY: what `osdd_gated_block` was given comes back, and kernels are never freed.
         unsafe {
-            let inputs = borrowed(inputs, count);
-            let work = || {
+            let kernels = &*kernels.cast::<Kernels>();
+            let work = |inputs: &[Tensor]| {
                 let _no_grad = tch::no_grad_guard();
-                gated::backward(&*kernels.cast::<Kernels>(), &inputs[0], &inputs[1..])
+                gated::backward(kernels, &inputs[0], &inputs[1..])
             };
-            answer(work, outputs, message, capacity)
+            answer((inputs, count), work, outputs, message, capacity)
         }
     }
 }

@@ -4,6 +4,9 @@
 //   WIDTH  channels, a multiple of 8
 //   EPS    added to a norm's variance
 //   BF16   1 where maps and parameters are bfloat16, 0 for float32
+//   GROUP  threads to a pixel in the norms, a power of two up to 32
+//   BACKWARD  1 for the kernels of gradients too
+//   STRIP  rows that a thread walks down in the depthwise convolutions
 // Sums are float32. What a kernel adds up over pixels, for gradients of parameters, it leaves in rows, one for each of its
 // walkers; the caller adds the rows.
 
@@ -52,9 +55,8 @@ __device__ inline void write(Number* to, const float (&from)[N]) {
   *reinterpret_cast<Piece<N>*>(to) = piece;
 }
 
-// ---- norms: a pixel is the work of 16 threads ----
+// ---- norms: a pixel is the work of GROUP threads ----
 
-#define GROUP 16
 #define EIGHTS (WIDTH / 8)
 #define TURNS ((EIGHTS + GROUP - 1) / GROUP)
 
@@ -62,7 +64,7 @@ __device__ inline void write(Number* to, const float (&from)[N]) {
 __device__ inline int first_channel(int turn) { return (turn * GROUP + (int)threadIdx.x % GROUP) * 8; }
 
 __device__ inline float sum_of_group(float x) {
-  const unsigned members = 0xffffu << (threadIdx.x & 16);
+  const unsigned members = (unsigned)((1ull << GROUP) - 1) << (threadIdx.x % 32 / GROUP * GROUP);
 #pragma unroll
   for (int step = GROUP / 2; step > 0; step /= 2) x += __shfl_xor_sync(members, x, step, GROUP);
   return x;
@@ -110,10 +112,14 @@ __device__ inline float centred(float (&v)[TURNS][8]) {
 }
 
 // y = norm(x - less) * weight + bias; raised = x + more_a + more_b, where it is asked for.
-extern "C" __global__ void __launch_bounds__(256)
-    channel_norm(const Number* x, const Number* less, const Number* weight, const Number* bias, Number* y, const Number* more_a,
-         const Number* more_b, Number* raised, long long pixels) {
+extern "C" __global__ void __launch_bounds__(128)
+    channel_norm(const Number* __restrict__ x, const Number* __restrict__ less, const Number* __restrict__ weight,
+                 const Number* __restrict__ bias, Number* __restrict__ y, const Number* __restrict__ more_a,
+                 const Number* __restrict__ more_b, Number* __restrict__ raised, long long pixels) {
   const long long groups = (long long)gridDim.x * blockDim.x / GROUP;
+  float w[TURNS][8], b[TURNS][8];
+  read_pixel(weight, nullptr, w);
+  read_pixel(bias, nullptr, b);
   for (long long p = ((long long)blockIdx.x * blockDim.x + threadIdx.x) / GROUP; p < pixels; p += groups) {
     float v[TURNS][8];
     read_pixel(x + p * WIDTH, less, v);
@@ -122,11 +128,11 @@ extern "C" __global__ void __launch_bounds__(256)
       for (int k = 0; k < TURNS; k++) {
         const int c = first_channel(k);
         if (c >= WIDTH) continue;
-        float a[8], b[8], r[8];
-        read(more_a + c, a);
-        read(more_b + c, b);
+        float one[8], two[8], r[8];
+        read(more_a + c, one);
+        read(more_b + c, two);
 #pragma unroll
-        for (int i = 0; i < 8; i++) r[i] = v[k][i] + (a[i] + b[i]);
+        for (int i = 0; i < 8; i++) r[i] = v[k][i] + (one[i] + two[i]);
         write(raised + p * WIDTH + c, r);
       }
     }
@@ -135,20 +141,19 @@ extern "C" __global__ void __launch_bounds__(256)
     for (int k = 0; k < TURNS; k++) {
       const int c = first_channel(k);
       if (c >= WIDTH) continue;
-      float w[8], b[8], r[8];
-      read(weight + c, w);
-      read(bias + c, b);
+      float r[8];
 #pragma unroll
-      for (int i = 0; i < 8; i++) r[i] = v[k][i] * scale * w[i] + b[i];
+      for (int i = 0; i < 8; i++) r[i] = v[k][i] * scale * w[k][i] + b[k][i];
       write(y + p * WIDTH + c, r);
     }
   }
 }
 
+#if BACKWARD
 // dx = past + the norm's gradient by x, of dy by y. sums: a row of [3, WIDTH] a group, dy * normalised, dy, past.
 extern "C" __global__ void __launch_bounds__(128)
-    channel_norm_backward(const Number* x, const Number* less, const Number* weight, const Number* dy, const Number* past, Number* dx,
-                  float* sums, long long pixels) {
+    channel_norm_backward(const Number* __restrict__ x, const Number* __restrict__ less, const Number* __restrict__ weight, const Number* __restrict__ dy, const Number* __restrict__ past, Number* __restrict__ dx,
+                  float* __restrict__ sums, long long pixels) {
   const long long groups = (long long)gridDim.x * blockDim.x / GROUP;
   const long long group = ((long long)blockIdx.x * blockDim.x + threadIdx.x) / GROUP;
   float of_weight[TURNS][8] = {}, of_bias[TURNS][8] = {}, of_past[TURNS][8] = {};
@@ -204,10 +209,11 @@ extern "C" __global__ void __launch_bounds__(128)
   }
 }
 
+#endif
+
 // ---- depthwise convolutions of 2 * WIDTH channels: a thread walks down a strip with two channels of each half ----
 
 #define PAIRS (WIDTH / 2)
-#define STRIP 8
 
 struct Size {
   int batch, height, width;
@@ -307,7 +313,7 @@ __device__ inline void read_vector(const Number* vector, Channels c, float (&v)[
 
 // g = a * b, where [a, b] = depthwise(h) + bias.
 extern "C" __global__ void __launch_bounds__(256, 2)
-    gate_depthwise(const Number* h, const Number* weight, const Number* bias, Number* g, Size size) {
+    gate_depthwise(const Number* __restrict__ h, const Number* __restrict__ weight, const Number* __restrict__ bias, Number* __restrict__ g, Size size) {
   const Channels c;
   const Taps taps(weight, c, false);
   float constant[4];
@@ -328,9 +334,10 @@ extern "C" __global__ void __launch_bounds__(256, 2)
   }
 }
 
+#if BACKWARD
 // d = gradient of [a, b] from dg, that of g. sums: a row of [2 * WIDTH, 10] a walker, of the weights' nine taps and the bias.
 extern "C" __global__ void __launch_bounds__(256, 2)
-    gate_depthwise_backward(const Number* h, const Number* weight, const Number* bias, const Number* dg, Number* d, float* sums,
+    gate_depthwise_backward(const Number* __restrict__ h, const Number* __restrict__ weight, const Number* __restrict__ bias, const Number* __restrict__ dg, Number* __restrict__ d, float* __restrict__ sums,
                             Size size) {
   const Channels c;
   const Taps taps(weight, c, false);
@@ -371,7 +378,7 @@ extern "C" __global__ void __launch_bounds__(256, 2)
 
 // dh = gradient of h from d, that of depthwise(h). sums: a row of [2 * WIDTH] a walker, of dh.
 extern "C" __global__ void __launch_bounds__(256, 2)
-    depthwise_backward(const Number* d, const Number* weight, Number* dh, float* sums, Size size) {
+    depthwise_backward(const Number* __restrict__ d, const Number* __restrict__ weight, Number* __restrict__ dh, float* __restrict__ sums, Size size) {
   const Channels c;
   const Taps taps(weight, c, true);
   float total[4] = {};
@@ -397,10 +404,12 @@ extern "C" __global__ void __launch_bounds__(256, 2)
   for (int i = 0; i < 4; i++) row[(i < 2 ? c.first : c.second) + i % 2] = total[i];
 }
 
+#endif
+
 // ---- gates: a thread takes eight channels of one pixel after another ----
 
 // g = a * b, where [a, b] = p.
-extern "C" __global__ void __launch_bounds__(512) gate(const Number* p, Number* g, long long pixels) {
+extern "C" __global__ void __launch_bounds__(512) gate(const Number* __restrict__ p, Number* __restrict__ g, long long pixels) {
   const long long step = (long long)gridDim.x * (blockDim.x / EIGHTS);
   const int c = (int)threadIdx.x % EIGHTS * 8;
   for (long long i = (long long)blockIdx.x * (blockDim.x / EIGHTS) + threadIdx.x / EIGHTS; i < pixels; i += step) {
@@ -413,9 +422,10 @@ extern "C" __global__ void __launch_bounds__(512) gate(const Number* p, Number* 
   }
 }
 
+#if BACKWARD
 // dp = gradient of p from dg, that of g. sums: a row of [2 * WIDTH] for each of what takes a pixel at a time, of dp.
 extern "C" __global__ void __launch_bounds__(512)
-    gate_backward(const Number* p, const Number* dg, Number* dp, float* sums, long long pixels) {
+    gate_backward(const Number* __restrict__ p, const Number* __restrict__ dg, Number* __restrict__ dp, float* __restrict__ sums, long long pixels) {
   const long long step = (long long)gridDim.x * (blockDim.x / EIGHTS);
   const long long first = (long long)blockIdx.x * (blockDim.x / EIGHTS) + threadIdx.x / EIGHTS;
   const int c = (int)threadIdx.x % EIGHTS * 8;
@@ -443,3 +453,4 @@ extern "C" __global__ void __launch_bounds__(512)
     row[WIDTH + c + j] = of_b[j];
   }
 }
+#endif

@@ -64,26 +64,54 @@ fn maps(rows: &Tensor, Size([batch, height, width]): Size) -> Tensor {
     rows.view([batch, height, width, -1]).permute([0, 3, 1, 2])
 }
 
-/// The block's output, then what [`backward`] needs beside the inputs. `inputs` are `x` `[B, C, H, W]` and the parameters.
+/// The block's output. `inputs` are `x` `[B, C, H, W]` and the parameters.
+pub(super) fn output(kernels: &Kernels, inputs: &[Tensor]) -> Tensor {
+    pass(kernels, inputs, None)
+}
+
+/// The block's output, then what [`backward`] needs beside the inputs.
 pub(super) fn forward(kernels: &Kernels, inputs: &[Tensor]) -> Vec<Tensor> {
+    let mut kept = Vec::new();
+    let output = pass(kernels, inputs, Some(&mut kept));
+    std::iter::once(output).chain(kept).collect()
+}
+
+/// `kept` gets every map in between, in order; without it each is freed as soon as nothing needs it.
+fn pass(kernels: &Kernels, inputs: &[Tensor], mut kept: Option<&mut Vec<Tensor>>) -> Tensor {
     let (x, size) = rows(&inputs[0]);
     let p = Parameters::new(&inputs[1..]);
     let (conv2_bias, out_bias) = (&p.conv2[1], &p.ff_out[1]);
+    let training = kept.is_some();
+    let mut keep = |map: Tensor| {
+        if let Some(kept) = &mut kept {
+            kept.push(map);
+        }
+    };
     // The biases of the two convolutions that end in sums go into the sum at once; what the second norm must not see of them,
     // it takes off.
-    let Normed { normed: n1, raised } =
-        kernels.norm(&x, None, &p.norm1[0], &p.norm1[1], Some([conv2_bias, out_bias]));
+    let more = Some([conv2_bias, out_bias]);
+    let Normed { normed: n1, raised } = kernels.norm(&x, None, &p.norm1[0], &p.norm1[1], more);
     let h = n1.linear(&p.conv1[0], Some(&p.conv1[1]));
+    keep(n1);
     let g1 = kernels.gate_depthwise(&h, &p.conv_dw[0], &p.conv_dw[1], size);
-    let raised = raised.expect("it was asked for");
-    let y = raised.addmm(&g1, &p.conv2[0].tr());
-    let n2 = kernels
-        .norm(&y, Some(out_bias), &p.norm2[0], &p.norm2[1], None)
-        .normed;
+    keep(h);
+    let mut y = raised.expect("it was asked for");
+    let _ = y.addmm_(&g1, &p.conv2[0].tr());
+    keep(g1);
+    keep(y.shallow_clone());
+    let second = kernels.norm(&y, Some(out_bias), &p.norm2[0], &p.norm2[1], None);
+    let n2 = second.normed;
     let f = n2.linear(&p.ff_proj[0], Some(&p.ff_proj[1]));
+    keep(n2);
     let g2 = kernels.gate(&f);
-    let output = y.addmm(&g2, &p.ff_out[0].tr());
-    vec![maps(&output, size), n1, h, g1, y, n2, f, g2]
+    keep(f);
+    let weight = p.ff_out[0].tr();
+    let sum = match training {
+        true => y.addmm(&g2, &weight),
+        false => y.addmm_(&g2, &weight),
+    };
+    keep(g2);
+    maps(&sum, size)
 }
 
 /// Gradients by the inputs of [`forward`], of `gradient` by the output; `saved` are the inputs and what came after the output.
@@ -135,16 +163,17 @@ pub(super) fn backward(kernels: &Kernels, gradient: &Tensor, saved: &[Tensor]) -
     gradients.into_iter().zip(inputs).map(of).collect()
 }
 
-/// Whether the kernels can serve a block of this input: see [`Kernels::of`]. All of one kind.
-pub(super) fn kernels_for(inputs: &[Tensor], eps: f64) -> Option<&'static Kernels> {
+/// The kernels for a block of these inputs, to be differentiated or not: see [`Kernels::of`].
+pub(super) fn kernels_for(inputs: &[Tensor], eps: f64, backward: bool) -> Option<&'static Kernels> {
     let x = &inputs[0];
     let kind = x.kind();
     let alike = inputs
         .iter()
         .all(|t| t.kind() == kind && t.device() == x.device());
-    let pixels_fit = x.numel() < i32::MAX as usize * 16 && x.size().iter().all(|&side| side > 0);
-    let width = *x.size().get(1)?;
+    let (batch, width, height, columns) = x.size4().ok()?;
+    // More rows than that no matrix product takes.
+    let pixels_fit = (1..=i64::from(i32::MAX)).contains(&(batch * height * columns));
     (alike && pixels_fit && matches!(kind, Kind::Float | Kind::BFloat16))
-        .then(|| Kernels::of(x.device(), kind, width, eps))
+        .then(|| Kernels::of(x.device(), kind, width, eps, backward))
         .flatten()
 }

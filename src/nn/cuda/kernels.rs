@@ -2,17 +2,15 @@
 
 use std::collections::HashMap;
 use std::ffi::{CStr, c_void};
-use std::sync::Mutex;
+use std::sync::{Mutex, Once};
 
 use once_cell::sync::Lazy;
 use tch::{Device, Kind, Tensor};
 
-use super::driver::Module;
+use super::driver::{Module, OUT_OF_MEMORY};
 
 const SOURCE: &str = include_str!("gated.cu");
 
-/// Threads to a pixel in the norms.
-const GROUP: i64 = 16;
 /// Threads of a block in the norms.
 const NORM_THREADS: i64 = 128;
 /// Rows of a strip of the depthwise convolutions.
@@ -28,22 +26,23 @@ const ADDING_BLOCKS_EACH: i64 = 2;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kernel {
     ChannelNorm,
-    ChannelNormBackward,
     GateDepthwise,
+    Gate,
+    ChannelNormBackward,
     GateDepthwiseBackward,
     DepthwiseBackward,
-    Gate,
     GateBackward,
 }
 
 impl Kernel {
+    /// The last four are there only for gradients.
     pub const ALL: [Kernel; 7] = [
         Kernel::ChannelNorm,
-        Kernel::ChannelNormBackward,
         Kernel::GateDepthwise,
+        Kernel::Gate,
+        Kernel::ChannelNormBackward,
         Kernel::GateDepthwiseBackward,
         Kernel::DepthwiseBackward,
-        Kernel::Gate,
         Kernel::GateBackward,
     ];
 
@@ -125,6 +124,8 @@ impl From<Size> for Argument {
 /// The kernels for one width and kind. Maps are `[pixels, width]` or `[pixels, 2 * width]`, sums over pixels float32.
 pub(super) struct Kernels {
     width: i64,
+    /// Threads to a pixel in the norms.
+    group: i64,
     launcher: Box<dyn Launch>,
     multiprocessors: i64,
 }
@@ -138,8 +139,8 @@ pub(super) struct Normed {
 
 impl Kernels {
     /// The kernels for maps of this kind and width where they are; `None` where libtorch has to do. A first call compiles.
-    pub fn of(device: Device, kind: Kind, width: i64, eps: f64) -> Option<&'static Kernels> {
-        type Made = HashMap<(usize, bool, i64, u64), Option<&'static Kernels>>;
+    pub fn of(device: Device, kind: Kind, width: i64, eps: f64, backward: bool) -> Option<&'static Kernels> {
+        type Made = HashMap<(usize, bool, i64, u64, bool), Option<&'static Kernels>>;
         static MADE: Lazy<Mutex<Made>> = Lazy::new(Mutex::default);
         let Device::Cuda(index) = device else {
             return None;
@@ -153,34 +154,47 @@ impl Kernels {
             return None;
         }
         let mut made = MADE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let kernels = made.entry((index, bf16, width, eps.to_bits())).or_insert_with(
-            || match Module::compile(index, SOURCE, &Self::defines(width, eps, bf16)) {
-                Ok(module) => Some(Box::leak(Box::new(Kernels::new(width, Box::new(module))))),
-                Err(reason) => {
-                    tracing::warn!(
-                        "no kernels of our own for {width} channels, libtorch's layers serve: {reason}"
-                    );
-                    None
-                }
-            },
-        );
-        *kernels
+        let key = (index, bf16, width, eps.to_bits(), backward);
+        if let Some(kernels) = made.get(&key) {
+            return *kernels;
+        }
+        let kernels = match Module::compile(index, SOURCE, &Self::defines(width, eps, bf16, backward)) {
+            Ok(module) => {
+                let kernels: &Kernels = Box::leak(Box::new(Kernels::new(width, Box::new(module))));
+                Some(kernels)
+            }
+            // There may be memory the next time.
+            Err(reason) if reason.contains(OUT_OF_MEMORY) => return None,
+            Err(reason) => {
+                static ONCE: Once = Once::new();
+                ONCE.call_once(|| {
+                    tracing::warn!("no kernels of our own, libtorch's slower layers serve: {reason}");
+                });
+                None
+            }
+        };
+        made.insert(key, kernels);
+        kernels
     }
 
     pub fn new(width: i64, launcher: Box<dyn Launch>) -> Self {
         Kernels {
             width,
+            group: group(width),
             multiprocessors: launcher.multiprocessors(),
             launcher,
         }
     }
 
     /// What the source is compiled with.
-    pub fn defines(width: i64, eps: f64, bf16: bool) -> Vec<String> {
+    pub fn defines(width: i64, eps: f64, bf16: bool, backward: bool) -> Vec<String> {
         vec![
             format!("-DWIDTH={width}"),
             format!("-DEPS={eps:e}f"),
             format!("-DBF16={}", i32::from(bf16)),
+            format!("-DBACKWARD={}", i32::from(backward)),
+            format!("-DGROUP={}", group(width)),
+            format!("-DSTRIP={STRIP}"),
         ]
     }
 
@@ -199,7 +213,7 @@ impl Kernels {
     ) -> Normed {
         let pixels = x.size()[0];
         let (normed, raised) = (x.empty_like(), more.map(|_| x.empty_like()));
-        let blocks = self.blocks(pixels, NORM_THREADS / GROUP, BLOCKS_EACH);
+        let blocks = self.blocks(pixels, NORM_THREADS / self.group, BLOCKS_EACH * 2);
         self.launch(
             Kernel::ChannelNorm,
             blocks,
@@ -232,7 +246,7 @@ impl Kernels {
         let pixels = x.size()[0];
         let dx = x.empty_like();
         // Some pixels to each group, so that the sums are not more than the maps.
-        let groups = NORM_THREADS / GROUP;
+        let groups = NORM_THREADS / self.group;
         let blocks = self.blocks(pixels, groups * 8, ADDING_BLOCKS_EACH * 2);
         let sums = self.sums(x, blocks * groups, 3 * self.width);
         self.launch(
@@ -279,7 +293,8 @@ impl Kernels {
     ) -> (Tensor, Tensor, Tensor) {
         let (d, dh) = (h.empty_like(), h.empty_like());
         let (threads, walkers) = self.walkers();
-        let blocks = self.blocks(size.strips(), walkers, ADDING_BLOCKS_EACH);
+        // Some strips to each, for the same reason as in the norms.
+        let blocks = self.blocks(size.strips(), walkers * 4, ADDING_BLOCKS_EACH);
         let of_layer = self.sums(h, blocks * walkers, 20 * self.width);
         self.launch(
             Kernel::GateDepthwiseBackward,
@@ -393,6 +408,12 @@ impl Kernels {
         // As libtorch's own failures do here; the engine turns both into errors.
         launched.unwrap_or_else(|reason| panic!("{reason}"));
     }
+}
+
+/// Threads that share a pixel: as many as it has eighths of channels, in powers of two, at most a warp.
+fn group(width: i64) -> i64 {
+    let eighths = (width / 8) as u64;
+    eighths.next_power_of_two().min(32) as i64
 }
 
 /// The sum of the rows.
