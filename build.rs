@@ -18,7 +18,8 @@ fn main() {
     // As torch-sys finds them.
     let headers = env::var_os("LIBTORCH_INCLUDE").or_else(|| env::var_os("LIBTORCH"));
     let include = Path::new(&headers.unwrap_or_default()).join("include");
-    if include.join("c10/core/Allocator.h").exists() {
+    let needed = ["c10/core/Allocator.h", "torch/csrc/autograd/custom_function.h"];
+    if needed.iter().all(|header| include.join(header).exists()) {
         cc::Build::new()
             .cpp(true)
             .std("c++20")
@@ -30,7 +31,7 @@ fn main() {
         println!("cargo:rustc-cfg=libtorch_headers");
     } else {
         println!(
-            "cargo:warning=no headers in $LIBTORCH/include: tensors get their memory in libtorch's own, slower way, and float32 on a GPU is TF32"
+            "cargo:warning=no headers in $LIBTORCH/include: tensors get their memory in libtorch's own, slower way, float32 on a GPU is TF32, and training there is slower"
         );
     }
 }

@@ -91,6 +91,21 @@ fn saving_replaces_what_was_saved_and_nothing_else() {
 }
 
 #[test]
+fn weights_that_cannot_be_replaced_stay_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let weights = write_model(dir.path());
+    // What is set aside cannot have this name.
+    let in_the_way = dir.path().join("model.safetensors.old/file");
+    std::fs::create_dir_all(&in_the_way).unwrap();
+    let error = weights.save(dir.path()).unwrap_err();
+    assert!(matches!(error, Error::Write { .. }), "{error}");
+    Weights::from_dir(dir.path()).unwrap();
+    std::fs::remove_dir_all(in_the_way.parent().unwrap()).unwrap();
+    let names = std::fs::read_dir(dir.path()).unwrap().count();
+    assert_eq!(names, 2, "nothing is left behind");
+}
+
+#[test]
 fn a_missing_tensor() {
     let error = error_after(|t| drop(t.remove(NAME)));
     assert!(

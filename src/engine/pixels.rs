@@ -57,6 +57,8 @@ pub(super) struct Landing(Option<Tensor>);
 fn from_levels(levels: &Tensor, input: &Frame, landing: &mut Landing) -> Result<Frame> {
     let fits = |place: &Tensor| (place.size(), place.kind()) == (levels.size(), levels.kind());
     if !landing.0.as_ref().is_some_and(fits) {
+        // The last size's memory is given back first.
+        landing.0 = None;
         let empty = Tensor::f_zeros(levels.size(), (levels.kind(), Device::Cpu))?;
         landing.0 = Some(pinned(&empty)?);
     }

@@ -282,6 +282,11 @@ impl TrainConfig {
                 "the adversarial term needs a noise predictor, which stage evae has not".into(),
             ));
         }
+        if config.stage == Stage::Evae && config.loss.teacher > 0.0 {
+            return Err(fail(
+                "stage evae reconstructs sharp images, for which there is no teacher".into(),
+            ));
+        }
         if !config.stage.is_adapter() && (config.learn_prompt || config.start != AdapterStart::Fresh) {
             return Err(fail("learn_prompt and start are for the adapter stages".into()));
         }

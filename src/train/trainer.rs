@@ -329,10 +329,6 @@ impl Trainer {
             if self.iteration >= end {
                 continue;
             }
-            if self.device != tch::Device::Cpu {
-                // The CPU only copies then; threads to share that would wait for those that make samples.
-                tch::set_num_threads(1);
-            }
             let mut feed = Feed::new(self.loader(phase, threads)?, phase.crop_size, self.device)?;
             while self.iteration < end {
                 let progress = self.step(&mut feed, phase)?;
@@ -355,6 +351,10 @@ impl Trainer {
 
     /// One iteration: forward, loss and backward for every batch, then one update, then the average.
     fn step(&mut self, feed: &mut Feed, phase: PhaseConfig) -> Result<Progress> {
+        if self.device != tch::Device::Cpu {
+            // The CPU only copies then; threads to share that would wait for those that make samples.
+            tch::set_num_threads(1);
+        }
         let learning_rate = self.config.learning_rate_at(self.iteration);
         let mut sum: Option<Differentiated> = None;
         for _ in 0..self.config.accumulation {
@@ -409,13 +409,15 @@ impl Trainer {
             let (parameters, batch) = (self.optimizer.parameters(), [blurry, sharp]);
             return in_shares(&self.subject, parameters, &self.losses, self.kind, batch, shares);
         }
+        // Before the graph of what is trained needs its memory.
+        let taught = self.teacher.as_ref().map(|teacher| teacher.restored(blurry));
         let parameters = self.optimizer.parameters();
         let leaves = parameters.leaves(self.subject.leaf_kind(self.kind));
         let network = self.subject.network(&leaves, self.kind)?;
         let passed = network.forward(blurry, sharp);
         let mut loss = self.losses.compute(&passed.image, sharp);
-        if let Some(teacher) = &self.teacher {
-            let distance = passed.image.l1_loss(&teacher.restored(blurry), Reduction::Mean);
+        if let Some(taught) = &taught {
+            let distance = passed.image.l1_loss(taught, Reduction::Mean);
             loss.add("teacher", self.config.loss.teacher, &distance);
         }
         if let (Some(adversary), Some((latents, prompt))) = (&self.adversary, &passed.latents) {

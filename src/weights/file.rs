@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use tch::{Kind, Tensor};
@@ -24,6 +24,9 @@ pub struct Weights {
     /// LoRA_s, trained for detail on synthetic pairs.
     pub lora_s: Option<TensorMap>,
 }
+
+/// File of a model's configuration.
+const CONFIG_FILE: &str = "config.json";
 
 /// Weights of more bytes than this are saved in several files.
 const LEAST_FILE: usize = 15_900_000;
@@ -130,26 +133,44 @@ impl Weights {
             }
         }
         let files = in_files(tensors);
-        let new = |name: &String| dir.join(format!("{name}.new"));
+        let json = serde_json::to_string_pretty(&self.config).expect("a config is plain data");
+        let names: Vec<&str> = files.keys().map(String::as_str).chain([CONFIG_FILE]).collect();
+        let new = |name: &str| dir.join(format!("{name}.new"));
         let written = files
             .iter()
-            .try_for_each(|(name, tensors)| save_safetensors(&new(name), tensors, None));
-        if let Err(error) = written {
-            files.keys().for_each(|name| drop(fs::remove_file(new(name))));
+            .try_for_each(|(name, tensors)| save_safetensors(&new(name), tensors, None))
+            .and_then(|()| write_atomically(&new(CONFIG_FILE), json.as_bytes()))
+            .and_then(|()| replace(dir, &names).map_err(io(dir)));
+        if written.is_err() {
+            names.iter().for_each(|name| drop(fs::remove_file(new(name))));
+        }
+        written
+    }
+}
+
+/// Puts `NAME.new` in the place of each file, and takes away what an earlier save has left beside them; all or nothing, but for a
+/// crash in between: then the earlier files are there as `NAME.old`.
+fn replace(dir: &Path, names: &[&str]) -> std::io::Result<()> {
+    let path = |name: &str, ending: &str| dir.join(format!("{name}{ending}"));
+    let mut earlier: Vec<String> = fs::read_dir(dir)?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect();
+    earlier.retain(|name| is_ours(name) || name == CONFIG_FILE);
+    let mut moved: Vec<(PathBuf, PathBuf)> = Vec::new();
+    let aside = earlier.iter().map(|name| (path(name, ""), path(name, ".old")));
+    let inward = names.iter().map(|name| (path(name, ".new"), path(name, "")));
+    for (from, to) in aside.chain(inward) {
+        if let Err(error) = fs::rename(&from, &to) {
+            for (from, to) in moved.iter().rev() {
+                let _ = fs::rename(to, from);
+            }
             return Err(error);
         }
-        for entry in fs::read_dir(dir).map_err(io(dir))?.flatten() {
-            let name = entry.file_name();
-            if is_ours(&name.to_string_lossy()) {
-                fs::remove_file(entry.path()).map_err(io(&entry.path()))?;
-            }
-        }
-        for name in files.keys() {
-            fs::rename(new(name), dir.join(name)).map_err(io(&dir.join(name)))?;
-        }
-        let json = serde_json::to_string_pretty(&self.config).expect("a config is plain data");
-        write_atomically(&dir.join("config.json"), json.as_bytes())
+        moved.push((from, to));
     }
+    earlier
+        .iter()
+        .try_for_each(|name| fs::remove_file(path(name, ".old")))
 }
 
 /// Tensors by the name of the file that they go into: one, or four of about the same size, or fewer of [`LEAST_FILE`] bytes.
@@ -185,8 +206,11 @@ fn is_ours(name: &str) -> bool {
     else {
         return false;
     };
-    let mut numbers = middle.split("-of-").map(|part| part.trim_start_matches('-'));
-    middle.is_empty() || numbers.all(|part| part.len() == 5 && part.bytes().all(|b| b.is_ascii_digit()))
+    let number = |part: &str| part.len() == 5 && part.bytes().all(|b| b.is_ascii_digit());
+    let numbers = middle
+        .strip_prefix('-')
+        .and_then(|middle| middle.split_once("-of-"));
+    middle.is_empty() || numbers.is_some_and(|(index, count)| number(index) && number(count))
 }
 
 /// The tensors of `files`, which must be those of `shapes` and no others, all float32.
@@ -403,6 +427,12 @@ mod tests {
         assert_eq!(many.iter().map(|(_, count)| count).sum::<usize>(), 40);
         assert_eq!(many[3], (of(4)(4), 10));
         assert!(many.iter().all(|(name, _)| is_ours(name)) && is_ours("model.safetensors"));
-        assert!(!is_ours("model-mine.safetensors") && !is_ours("model-00001-of-00002.bin"));
+        let others = [
+            "model-mine.safetensors",
+            "model-00001-of-00002.bin",
+            "model12345.safetensors",
+            "model-00001.safetensors",
+        ];
+        assert!(!others.iter().any(|name| is_ours(name)));
     }
 }
