@@ -108,7 +108,7 @@ impl Machine {
     /// - options of gst-launch-1.0 are left out
     /// - a camera is a live test source, and a test source makes six frames
     /// - a file that is read is the clip, as a name or as a URI; a file that is written is in the temporary folder
-    /// - a window is a fakesink, a model's folder is a small model, and no GPU is asked for
+    /// - a window is a fakesink, a model's folder is a tiny model, the installed `small` that of the sources, and no GPU is asked for
     fn adapt(&self, words: &[String]) -> Vec<String> {
         let mut adapted = Vec::<String>::new();
         let mut element = String::new();
@@ -133,6 +133,10 @@ impl Machine {
                 ("location", _) => adapted.push(format!("location={}", self.path("written"))),
                 ("uri", _) => adapted.push(format!("uri=file://{}", self.path("clip.avi"))),
                 ("model", _) if value.contains('/') => adapted.push(format!("model={}", self.path("model"))),
+                ("model", _) if value == "small" => {
+                    let sources = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/small");
+                    adapted.push(format!("model={sources}"));
+                }
                 ("device", _) if value.starts_with("cuda") => adapted.push("device=auto".into()),
                 ("playbin", _) => adapted
                     .extend(["playbin", "video-sink=fakesink", "audio-sink=fakesink"].map(String::from)),
