@@ -7,6 +7,8 @@
 //   GROUP  threads to a pixel in the norms, a power of two up to 32
 //   BACKWARD  1 for the kernels of gradients too
 //   STRIP  rows that a thread walks down in the depthwise convolutions
+//   CHUNKS parts that the channels are cut into there, a divisor of WIDTH / 2: a block takes one of them, at several neighbouring
+//          columns, so that the first-level cache gives all but one of the three columns that each needs
 // Sums are float32. What a kernel adds up over pixels, for gradients of parameters, it leaves in rows, one for each of its
 // walkers; the caller adds the rows.
 
@@ -213,7 +215,7 @@ extern "C" __global__ void __launch_bounds__(128)
 
 // ---- depthwise convolutions of 2 * WIDTH channels: a thread walks down a strip with two channels of each half ----
 
-#define PAIRS (WIDTH / 2)
+#define PAIRS (WIDTH / 2 / CHUNKS)
 
 struct Size {
   int batch, height, width;
@@ -222,12 +224,14 @@ struct Size {
 // The four channels of a thread: two of the first half, two of the second.
 struct Channels {
   int first, second;
-  __device__ Channels() : first((int)threadIdx.x % PAIRS * 2), second(WIDTH + first) {}
+  __device__ Channels() : first(((int)blockIdx.x % CHUNKS * PAIRS + (int)threadIdx.x % PAIRS) * 2), second(WIDTH + first) {}
 };
 
 // Strips that are walked at a time, and which of them is this thread's.
-__device__ inline long long walkers() { return (long long)gridDim.x * (blockDim.x / PAIRS); }
-__device__ inline long long walker() { return (long long)blockIdx.x * (blockDim.x / PAIRS) + threadIdx.x / PAIRS; }
+__device__ inline long long walkers() { return (long long)(gridDim.x / CHUNKS) * (blockDim.x / PAIRS); }
+__device__ inline long long walker() {
+  return (long long)(blockIdx.x / CHUNKS) * (blockDim.x / PAIRS) + threadIdx.x / PAIRS;
+}
 
 // A strip is a column of STRIP rows; neighbours follow each other.
 struct Strip {

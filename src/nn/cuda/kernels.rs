@@ -15,6 +15,8 @@ const SOURCE: &str = include_str!("gated.cu");
 const NORM_THREADS: i64 = 128;
 /// Rows of a strip of the depthwise convolutions.
 const STRIP: i64 = 8;
+/// Pairs of channels that a block of the depthwise convolutions takes at most, of 256 threads.
+const MOST_PAIRS: i64 = 52;
 /// Most threads of a block elsewhere.
 const MAX_THREADS: i64 = 256;
 /// Blocks to a multiprocessor where each goes on until all is done.
@@ -195,6 +197,7 @@ impl Kernels {
             format!("-DBACKWARD={}", i32::from(backward)),
             format!("-DGROUP={}", group(width)),
             format!("-DSTRIP={STRIP}"),
+            format!("-DCHUNKS={}", chunks(width)),
         ]
     }
 
@@ -274,7 +277,7 @@ impl Kernels {
         let (threads, walkers) = self.walkers();
         self.launch(
             Kernel::GateDepthwise,
-            self.blocks(size.strips(), walkers, BLOCKS_EACH),
+            self.blocks_of_chunks(size.strips(), walkers, BLOCKS_EACH),
             threads,
             [h.into(), weight.into(), bias.into(), (&gated).into(), size.into()],
         );
@@ -294,8 +297,9 @@ impl Kernels {
         let (d, dh) = (h.empty_like(), h.empty_like());
         let (threads, walkers) = self.walkers();
         // Some strips to each, for the same reason as in the norms.
-        let blocks = self.blocks(size.strips(), walkers * 4, ADDING_BLOCKS_EACH);
-        let of_layer = self.sums(h, blocks * walkers, 20 * self.width);
+        let blocks = self.blocks_of_chunks(size.strips(), walkers * 4, ADDING_BLOCKS_EACH);
+        let rows = blocks / chunks(self.width) * walkers;
+        let of_layer = self.sums(h, rows, 20 * self.width);
         self.launch(
             Kernel::GateDepthwiseBackward,
             blocks,
@@ -310,7 +314,7 @@ impl Kernels {
                 size.into(),
             ],
         );
-        let of_input = self.sums(h, blocks * walkers, 2 * self.width);
+        let of_input = self.sums(h, rows, 2 * self.width);
         self.launch(
             Kernel::DepthwiseBackward,
             blocks,
@@ -364,7 +368,7 @@ impl Kernels {
 
     /// Threads of a block of the depthwise kernels, and how many strips it takes at a time.
     fn walkers(&self) -> (i64, i64) {
-        let pairs = self.width / 2;
+        let pairs = self.width / 2 / chunks(self.width);
         let walkers = MAX_THREADS / pairs;
         (pairs * walkers, walkers)
     }
@@ -379,6 +383,13 @@ impl Kernels {
     fn blocks(&self, work: i64, of_block: i64, each: i64) -> i64 {
         let needed = (work + of_block - 1).div_euclid(of_block);
         needed.clamp(1, self.multiprocessors * each)
+    }
+
+    /// As [`Kernels::blocks`], for each of the chunks of channels.
+    fn blocks_of_chunks(&self, work: i64, of_block: i64, each: i64) -> i64 {
+        let chunks = chunks(self.width);
+        let needed = (work + of_block - 1).div_euclid(of_block);
+        needed.clamp(1, (self.multiprocessors * each / chunks).max(1)) * chunks
     }
 
     fn sums(&self, like: &Tensor, rows: i64, columns: i64) -> Tensor {
@@ -416,7 +427,36 @@ fn group(width: i64) -> i64 {
     eighths.next_power_of_two().min(32) as i64
 }
 
+/// Parts that the depthwise convolutions cut the channels into: equal ones, of at most [`MOST_PAIRS`] pairs where that goes.
+fn chunks(width: i64) -> i64 {
+    let pairs = width / 2;
+    let equal = (1..=pairs).filter(|parts| pairs % parts == 0);
+    let mut small = equal.filter(|parts| pairs / parts <= MOST_PAIRS);
+    // A prime number of pairs is not cut into single ones.
+    small.next().filter(|parts| pairs / parts >= 8).unwrap_or(1)
+}
+
 /// The sum of the rows.
 fn added(rows: &Tensor) -> Tensor {
     rows.sum_dim_intlist([0i64].as_slice(), false, Kind::Float)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_width_has_whole_blocks() {
+        for width in (8..=2 * MAX_THREADS).step_by(8) {
+            let pairs = width / 2;
+            let parts = chunks(width);
+            assert_eq!(pairs % parts, 0, "{width}");
+            let each = pairs / parts;
+            assert!((1..=MAX_THREADS).contains(&each), "{width}: {each} pairs");
+            assert_eq!(NORM_THREADS % group(width), 0, "{width}");
+            assert!(width / 8 <= MAX_THREADS, "{width}");
+        }
+        assert_eq!([80, 208, 272, 400].map(chunks), [1, 2, 4, 4]);
+        assert_eq!([8, 32, 80, 208, 400].map(group), [1, 4, 16, 32, 32]);
+    }
 }
