@@ -1,5 +1,6 @@
 //! Which device a model runs on, and in which arithmetic; CUDA is found at run time.
 
+use std::ffi::CStr;
 #[cfg(libtorch_headers)]
 use std::ffi::c_void;
 use std::fmt;
@@ -56,7 +57,17 @@ static CUDA_DEVICES: Lazy<usize> = Lazy::new(|| {
     let name = c"libtorch_cuda.so";
     // SAFETY: loading a library by name; its initialisers are libtorch's own, and it is never unloaded.
     let loaded = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
-    if loaded.is_null() || !tch::Cuda::is_available() {
+    if loaded.is_null() {
+        // SAFETY: a string of the loader's, or nothing; it is copied.
+        let reason = unsafe { libc::dlerror().as_ref().map(|text| CStr::from_ptr(text)) };
+        let reason = reason.map(CStr::to_string_lossy).unwrap_or_default();
+        // Where there is no such library, there is nothing to say.
+        if !reason.starts_with("libtorch_cuda.so: cannot open") {
+            tracing::warn!("no GPU: libtorch's library for CUDA does not load: {reason}");
+        }
+        return 0;
+    }
+    if !tch::Cuda::is_available() {
         return 0;
     }
     usize::try_from(tch::Cuda::device_count()).unwrap_or(0)
@@ -75,7 +86,7 @@ pub fn resolve(device: Device) -> Result<(Device, tch::Device)> {
         Device::Cuda(_) => Err(Error::Device {
             device: device.to_string(),
             reason: match *CUDA_DEVICES {
-                0 => "this libtorch finds no CUDA; use cpu or auto, or build with a libtorch that has it (LIBTORCH=...)".into(),
+                0 => "no CUDA was found; use cpu or auto, or have PyTorch's libraries for CUDA of the same version in LD_LIBRARY_PATH".into(),
                 n => format!("there are {n}, numbered from cuda:0"),
             },
         }),

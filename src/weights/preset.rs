@@ -69,7 +69,9 @@ fn why_not_found(name: &str) -> &'static str {
         "sd21" => {
             "this preset's weights are made by 'osdd import' from Stable Diffusion 2.1-base; give the folder they are in"
         }
-        _ => "it is neither a preset (nano is built in) nor a folder with a config.json",
+        _ => {
+            "it is neither a preset (nano is built in; 'osdd models' lists the others) nor a folder with a config.json, here or in $OSDD_MODELS or ~/.local/share/osdd/models"
+        }
     }
 }
 

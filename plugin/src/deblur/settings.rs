@@ -9,7 +9,7 @@ use osdd::engine::{Device, EngineConfig};
 #[enum_type(name = "GstOsddDeblurPrecision")]
 pub enum Precision {
     #[default]
-    #[enum_value(name = "Auto: bfloat16 on CUDA, float32 on the CPU", nick = "auto")]
+    #[enum_value(name = "Auto: bfloat16 where it is fast, else float32", nick = "auto")]
     Auto,
     #[enum_value(name = "32-bit floating point", nick = "fp32")]
     Fp32,
