@@ -139,7 +139,7 @@ impl Subject {
         Ok((subject, place(parameters)))
     }
 
-    /// Takes what is trained, by name; gradients are with respect to these tensors.
+    /// Takes what is trained, by name: views of the optimizer's values, which they follow.
     pub fn train(&mut self, parameters: TensorMap) {
         self.parameters = parameters;
     }

@@ -6,11 +6,9 @@
 #include <cstring>
 #include <vector>
 
-// Write tensors that are the caller's, and give their number; or -1 and a message.
-extern "C" int osdd_gated_forward(const void* kernels, const at::Tensor* const* inputs, size_t count, at::Tensor** outputs,
-                                  char* message, size_t capacity);
-extern "C" int osdd_gated_backward(const void* kernels, const at::Tensor* const* inputs, size_t count, at::Tensor** outputs,
-                                   char* message, size_t capacity);
+// Writes tensors that are the caller's, and gives their number; or -1 and a message.
+extern "C" int osdd_gated_pass(const void* kernels, bool backward, const at::Tensor* const* inputs, size_t count,
+                               at::Tensor** outputs, char* message, size_t capacity);
 
 namespace {
 
@@ -20,13 +18,13 @@ using torch::autograd::variable_list;
 // Of both directions: one for each input, or the output and seven to keep.
 constexpr size_t kMostOutputs = 16;
 
-variable_list call(decltype(&osdd_gated_forward) function, int64_t kernels, at::TensorList inputs) {
+variable_list call(bool backward, int64_t kernels, at::TensorList inputs) {
   std::vector<const at::Tensor*> pointers;
   for (const at::Tensor& input : inputs) pointers.push_back(&input);
   at::Tensor* outputs[kMostOutputs];
   char message[1024];
-  const int count = function(reinterpret_cast<const void*>(kernels), pointers.data(), pointers.size(), outputs, message,
-                             sizeof message);
+  const int count = osdd_gated_pass(reinterpret_cast<const void*>(kernels), backward, pointers.data(), pointers.size(), outputs,
+                                    message, sizeof message);
   TORCH_CHECK(count >= 0, message);
   variable_list made;
   for (int i = 0; i < count; i++) {
@@ -38,7 +36,7 @@ variable_list call(decltype(&osdd_gated_forward) function, int64_t kernels, at::
 
 struct GatedBlock : torch::autograd::Function<GatedBlock> {
   static at::Tensor forward(AutogradContext* context, at::TensorList inputs, int64_t kernels) {
-    variable_list made = call(osdd_gated_forward, kernels, inputs);
+    variable_list made = call(false, kernels, inputs);
     variable_list saved(inputs.begin(), inputs.end());
     saved.insert(saved.end(), made.begin() + 1, made.end());
     context->save_for_backward(std::move(saved));
@@ -50,7 +48,7 @@ struct GatedBlock : torch::autograd::Function<GatedBlock> {
     TORCH_CHECK(!at::GradMode::is_enabled(), "the gated block has no second derivative");
     variable_list given = std::move(gradients);
     for (at::Tensor& saved : context->get_saved_variables()) given.push_back(std::move(saved));
-    variable_list made = call(osdd_gated_backward, context->saved_data["kernels"].toInt(), given);
+    variable_list made = call(true, context->saved_data["kernels"].toInt(), given);
     // The kernels have no gradient.
     made.emplace_back();
     return made;

@@ -9,6 +9,9 @@ use super::kernels::Kernels;
 /// The gated block of `x` and its parameters, see [`gated::forward`], `eps` added to the variances of its norms. `None` where the
 /// kernels are not to be had.
 pub(in crate::nn) fn forward(x: &Tensor, parameters: &[&Tensor], eps: f64) -> Option<Tensor> {
+    if !x.device().is_cuda() {
+        return None;
+    }
     let inputs: Vec<Tensor> = std::iter::once(x)
         .chain(parameters.iter().copied())
         .map(Tensor::shallow_clone)
@@ -103,27 +106,11 @@ mod shim {
         }
     }
 
+    /// One direction of the block. Backward, `inputs` are the gradient, then what was saved.
     #[unsafe(no_mangle)]
-    unsafe extern "C" fn osdd_gated_forward(
+    unsafe extern "C" fn osdd_gated_pass(
         kernels: *const c_void,
-        inputs: Given,
-        count: usize,
-        outputs: *mut *mut c_void,
-        message: *mut c_char,
-        capacity: usize,
-    ) -> c_int {
-        // SAFETY: what `osdd_gated_block` was given comes back, and kernels are never freed.
-        unsafe {
-            let kernels = &*kernels.cast::<Kernels>();
-            let work = |inputs: &[Tensor]| gated::forward(kernels, inputs);
-            answer((inputs, count), work, outputs, message, capacity)
-        }
-    }
-
-    /// `inputs`: the gradient, then what was saved.
-    #[unsafe(no_mangle)]
-    unsafe extern "C" fn osdd_gated_backward(
-        kernels: *const c_void,
+        backward: bool,
         inputs: Given,
         count: usize,
         outputs: *mut *mut c_void,
@@ -135,7 +122,10 @@ mod shim {
             let kernels = &*kernels.cast::<Kernels>();
             let work = |inputs: &[Tensor]| {
                 let _no_grad = tch::no_grad_guard();
-                gated::backward(kernels, &inputs[0], &inputs[1..])
+                match backward {
+                    true => gated::backward(kernels, &inputs[0], &inputs[1..]),
+                    false => gated::forward(kernels, inputs),
+                }
             };
             answer((inputs, count), work, outputs, message, capacity)
         }

@@ -224,7 +224,9 @@ struct Size {
 // The four channels of a thread: two of the first half, two of the second.
 struct Channels {
   int first, second;
-  __device__ Channels() : first(((int)blockIdx.x % CHUNKS * PAIRS + (int)threadIdx.x % PAIRS) * 2), second(WIDTH + first) {}
+  __device__ Channels()
+      : first(((int)blockIdx.x % CHUNKS * PAIRS + (int)threadIdx.x % PAIRS) * 2), second(WIDTH + first) {}
+  __device__ int at(int i) const { return (i < 2 ? first : second) + i % 2; }
 };
 
 // Strips that are walked at a time, and which of them is this thread's.
@@ -295,7 +297,7 @@ struct Taps {
       const int from = flipped ? 8 - tap : tap;
 #pragma unroll
       for (int i = 0; i < 4; i++) {
-        const int channel = (i < 2 ? c.first : c.second) + i % 2;
+        const int channel = c.at(i);
         at[tap / 3][tap % 3][i] = widened(weight[channel * 9 + from]);
       }
     }
@@ -308,72 +310,76 @@ struct Taps {
   }
 };
 
-__device__ inline void read_vector(const Number* vector, Channels c, float (&v)[4]) {
-  v[0] = widened(vector[c.first]);
-  v[1] = widened(vector[c.first + 1]);
-  v[2] = widened(vector[c.second]);
-  v[3] = widened(vector[c.second + 1]);
-}
-
-// g = a * b, where [a, b] = depthwise(h) + bias.
-extern "C" __global__ void __launch_bounds__(256, 2)
-    gate_depthwise(const Number* __restrict__ h, const Number* __restrict__ weight, const Number* __restrict__ bias, Number* __restrict__ g, Size size) {
-  const Channels c;
-  const Taps taps(weight, c, false);
-  float constant[4];
-  read_vector(bias, c, constant);
+// Calls each(window, pixel) for every pixel of the thread's strips of maps [pixels, 2 * WIDTH].
+template <typename Each>
+__device__ inline void walk(const Number* maps, Size size, Channels c, Each each) {
   const long long count = strips(size);
   for (long long s = walker(); s < count; s += walkers()) {
-    const Strip strip(s, h, size);
+    const Strip strip(s, maps, size);
     Window window;
     window.start(strip, c);
     for (int y = strip.top; y < strip.bottom; y++) {
       window.read_row(2, strip, c, y + 1);
-      float v[4] = {constant[0], constant[1], constant[2], constant[3]};
-      taps.convolve(window, v);
-      const float gated[2] = {v[0] * v[2], v[1] * v[3]};
-      write(g + strip.pixel(y) * WIDTH + c.first, gated);
+      each(window, strip.pixel(y));
       window.advance();
     }
   }
+}
+
+__device__ inline void read_vector(const Number* vector, Channels c, float (&v)[4]) {
+#pragma unroll
+  for (int i = 0; i < 4; i++) v[i] = widened(vector[c.at(i)]);
+}
+
+// The thread's channels of a pixel of [pixels, 2 * WIDTH].
+__device__ inline void write_pixel(Number* maps, long long pixel, Channels c, const float (&v)[4]) {
+  const float first[2] = {v[0], v[1]}, second[2] = {v[2], v[3]};
+  write(maps + pixel * (2 * WIDTH) + c.first, first);
+  write(maps + pixel * (2 * WIDTH) + c.second, second);
+}
+
+// g = a * b, where [a, b] = depthwise(h) + bias.
+extern "C" __global__ void __launch_bounds__(256, 2)
+    gate_depthwise(const Number* __restrict__ h, const Number* __restrict__ weight, const Number* __restrict__ bias,
+                   Number* __restrict__ g, Size size) {
+  const Channels c;
+  const Taps taps(weight, c, false);
+  float constant[4];
+  read_vector(bias, c, constant);
+  walk(h, size, c, [&](const Window& window, long long pixel) {
+    float v[4] = {constant[0], constant[1], constant[2], constant[3]};
+    taps.convolve(window, v);
+    const float gated[2] = {v[0] * v[2], v[1] * v[3]};
+    write(g + pixel * WIDTH + c.first, gated);
+  });
 }
 
 #if BACKWARD
 // d = gradient of [a, b] from dg, that of g. sums: a row of [2 * WIDTH, 10] a walker, of the weights' nine taps and the bias.
 extern "C" __global__ void __launch_bounds__(256, 2)
-    gate_depthwise_backward(const Number* __restrict__ h, const Number* __restrict__ weight, const Number* __restrict__ bias, const Number* __restrict__ dg, Number* __restrict__ d, float* __restrict__ sums,
-                            Size size) {
+    gate_depthwise_backward(const Number* __restrict__ h, const Number* __restrict__ weight, const Number* __restrict__ bias,
+                            const Number* __restrict__ dg, Number* __restrict__ d, float* __restrict__ sums, Size size) {
   const Channels c;
   const Taps taps(weight, c, false);
   float constant[4], of_taps[3][3][4] = {}, of_bias[4] = {};
   read_vector(bias, c, constant);
-  const long long count = strips(size);
-  for (long long s = walker(); s < count; s += walkers()) {
-    const Strip strip(s, h, size);
-    Window window;
-    window.start(strip, c);
-    for (int y = strip.top; y < strip.bottom; y++) {
-      window.read_row(2, strip, c, y + 1);
-      float v[4] = {constant[0], constant[1], constant[2], constant[3]}, outer[2];
-      taps.convolve(window, v);
-      read(dg + strip.pixel(y) * WIDTH + c.first, outer);
-      const float first[2] = {outer[0] * v[2], outer[1] * v[3]}, second[2] = {outer[0] * v[0], outer[1] * v[1]};
-      write(d + strip.pixel(y) * (2 * WIDTH) + c.first, first);
-      write(d + strip.pixel(y) * (2 * WIDTH) + c.second, second);
-      const float of[4] = {first[0], first[1], second[0], second[1]};
+  walk(h, size, c, [&](const Window& window, long long pixel) {
+    float v[4] = {constant[0], constant[1], constant[2], constant[3]}, outer[2];
+    taps.convolve(window, v);
+    read(dg + pixel * WIDTH + c.first, outer);
+    const float of[4] = {outer[0] * v[2], outer[1] * v[3], outer[0] * v[0], outer[1] * v[1]};
+    write_pixel(d, pixel, c, of);
 #pragma unroll
-      for (int i = 0; i < 4; i++) of_bias[i] += of[i];
+    for (int i = 0; i < 4; i++) of_bias[i] += of[i];
 #pragma unroll
-      for (int tap = 0; tap < 9; tap++)
+    for (int tap = 0; tap < 9; tap++)
 #pragma unroll
-        for (int i = 0; i < 4; i++) of_taps[tap / 3][tap % 3][i] += of[i] * window.at[tap / 3][tap % 3][i];
-      window.advance();
-    }
-  }
+      for (int i = 0; i < 4; i++) of_taps[tap / 3][tap % 3][i] += of[i] * window.at[tap / 3][tap % 3][i];
+  });
   float* row = sums + walker() * (20 * WIDTH);
 #pragma unroll
   for (int i = 0; i < 4; i++) {
-    const int channel = (i < 2 ? c.first : c.second) + i % 2;
+    const int channel = c.at(i);
 #pragma unroll
     for (int tap = 0; tap < 9; tap++) row[channel * 10 + tap] = of_taps[tap / 3][tap % 3][i];
     row[channel * 10 + 9] = of_bias[i];
@@ -382,38 +388,29 @@ extern "C" __global__ void __launch_bounds__(256, 2)
 
 // dh = gradient of h from d, that of depthwise(h). sums: a row of [2 * WIDTH] a walker, of dh.
 extern "C" __global__ void __launch_bounds__(256, 2)
-    depthwise_backward(const Number* __restrict__ d, const Number* __restrict__ weight, Number* __restrict__ dh, float* __restrict__ sums, Size size) {
+    depthwise_backward(const Number* __restrict__ d, const Number* __restrict__ weight, Number* __restrict__ dh,
+                       float* __restrict__ sums, Size size) {
   const Channels c;
   const Taps taps(weight, c, true);
   float total[4] = {};
-  const long long count = strips(size);
-  for (long long s = walker(); s < count; s += walkers()) {
-    const Strip strip(s, d, size);
-    Window window;
-    window.start(strip, c);
-    for (int y = strip.top; y < strip.bottom; y++) {
-      window.read_row(2, strip, c, y + 1);
-      float v[4] = {};
-      taps.convolve(window, v);
-      const float first[2] = {v[0], v[1]}, second[2] = {v[2], v[3]};
-      write(dh + strip.pixel(y) * (2 * WIDTH) + c.first, first);
-      write(dh + strip.pixel(y) * (2 * WIDTH) + c.second, second);
+  walk(d, size, c, [&](const Window& window, long long pixel) {
+    float v[4] = {};
+    taps.convolve(window, v);
+    write_pixel(dh, pixel, c, v);
 #pragma unroll
-      for (int i = 0; i < 4; i++) total[i] += v[i];
-      window.advance();
-    }
-  }
+    for (int i = 0; i < 4; i++) total[i] += v[i];
+  });
   float* row = sums + walker() * (2 * WIDTH);
 #pragma unroll
-  for (int i = 0; i < 4; i++) row[(i < 2 ? c.first : c.second) + i % 2] = total[i];
+  for (int i = 0; i < 4; i++) row[c.at(i)] = total[i];
 }
-
 #endif
 
 // ---- gates: a thread takes eight channels of one pixel after another ----
 
 // g = a * b, where [a, b] = p.
-extern "C" __global__ void __launch_bounds__(512) gate(const Number* __restrict__ p, Number* __restrict__ g, long long pixels) {
+extern "C" __global__ void __launch_bounds__(512)
+    gate(const Number* __restrict__ p, Number* __restrict__ g, long long pixels) {
   const long long step = (long long)gridDim.x * (blockDim.x / EIGHTS);
   const int c = (int)threadIdx.x % EIGHTS * 8;
   for (long long i = (long long)blockIdx.x * (blockDim.x / EIGHTS) + threadIdx.x / EIGHTS; i < pixels; i += step) {
@@ -429,7 +426,8 @@ extern "C" __global__ void __launch_bounds__(512) gate(const Number* __restrict_
 #if BACKWARD
 // dp = gradient of p from dg, that of g. sums: a row of [2 * WIDTH] for each of what takes a pixel at a time, of dp.
 extern "C" __global__ void __launch_bounds__(512)
-    gate_backward(const Number* __restrict__ p, const Number* __restrict__ dg, Number* __restrict__ dp, float* __restrict__ sums, long long pixels) {
+    gate_backward(const Number* __restrict__ p, const Number* __restrict__ dg, Number* __restrict__ dp,
+                  float* __restrict__ sums, long long pixels) {
   const long long step = (long long)gridDim.x * (blockDim.x / EIGHTS);
   const long long first = (long long)blockIdx.x * (blockDim.x / EIGHTS) + threadIdx.x / EIGHTS;
   const int c = (int)threadIdx.x % EIGHTS * 8;
