@@ -55,18 +55,21 @@ fn a_stream_of_tags_without_frames_is_not_kept_back_for_ever() {
 }
 
 #[test]
-fn custom_events_and_serialized_queries_let_out_the_frames_before_them() {
+fn serialized_queries_let_out_the_frames_and_events_before_them() {
     let (element, mut harness, info) = started(&[("depth", "3")]);
+    let log = record(&element);
     push(&mut harness, &info, 0);
     push(&mut harness, &info, 1);
     let still = gst::Structure::new_empty("GstEventStillFrame");
     assert!(harness.push_event(gst::event::CustomDownstream::new(still)));
-    assert_eq!(harness.buffers_received(), 2);
     push(&mut harness, &info, 2);
     // Nobody answers it, but who would has had its frames.
     let sink = element.static_pad("sink").expect("a sink pad");
     sink.query(&mut gst::query::Drain::new());
-    assert_eq!(harness.buffers_received(), 3);
+    assert_eq!(
+        *log.lock().expect("the record"),
+        ["0", "1", "custom-downstream", "2"]
+    );
 }
 
 #[test]
@@ -83,11 +86,9 @@ fn the_position_is_that_of_the_latest_frame_sent() {
     assert_eq!(position(), gst::ClockTime::ZERO);
     for index in 0..4 {
         push(&mut harness, &info, index);
+        harness.pull().expect("a frame");
+        assert_eq!(position(), pts(index + 1));
     }
-    // How many are still under way depends on how fast the engine is.
-    let sent = u64::from(harness.buffers_received());
-    assert!((2..=4).contains(&sent), "{sent} frames have left");
-    assert_eq!(position(), pts(sent));
     assert!(harness.push_event(gst::event::Eos::new()));
     assert_eq!(position(), pts(4));
 }
@@ -109,21 +110,6 @@ fn a_frame_that_qos_leaves_out_marks_the_frame_after_it() {
     });
     let expected = [(0, false), (1, false), (2, false), (4, true), (5, false)];
     assert_eq!(came.collect::<Vec<_>>(), expected);
-}
-
-#[test]
-fn frames_of_a_live_source_without_a_rate_leave_when_they_are_done() {
-    let (element, _folder) = small_deblur();
-    element.set_property("depth", 4);
-    let mut harness = harness(&element);
-    harness.set_live(true);
-    let mut caps = caps("I420", 64, 48);
-    caps.make_mut().set("framerate", gst::Fraction::new(0, 1));
-    harness.set_src_caps(caps.clone());
-    for index in 0..5 {
-        push(&mut harness, &info(&caps), index);
-        assert_eq!(harness.buffers_received() as u64, index + 1);
-    }
 }
 
 #[test]

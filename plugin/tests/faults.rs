@@ -145,11 +145,9 @@ fn a_failure_of_the_engine_is_one_error_and_the_next_start_is_clean() {
         let mut harness = harness(&element);
         let caps = caps("GRAY8", (1 << 20) + 1, 1);
         harness.set_src_caps(caps.clone());
-        for index in 0..3 {
-            assert_eq!(
-                harness.push(noise(&info(&caps), index)),
-                Err(gst::FlowError::Error)
-            );
+        for _ in 0..3 {
+            let answer = refused(&mut harness, |index| noise(&info(&caps), index));
+            assert_eq!(answer, gst::FlowError::Error);
         }
         assert_eq!(harness.buffers_received(), 0);
     }

@@ -12,13 +12,9 @@ fn latency(element: &gst::Element) -> (bool, gst::ClockTime, Option<gst::ClockTi
 }
 
 #[test]
-fn latency_is_upstreams_and_the_frames_in_flight() {
+fn latency_is_upstreams_and_the_time_of_a_frame() {
     let upstream = gst::ClockTime::from_mseconds(7);
-    for (framerate, depth, frames) in [
-        ((30000, 1001), 4, gst::ClockTime::from_nseconds(100_100_000)),
-        ((25, 1), 1, gst::ClockTime::ZERO),
-        ((0, 1), 2, gst::ClockTime::ZERO),
-    ] {
+    for (framerate, depth) in [((30000, 1001), 4), ((25, 1), 1), ((0, 1), 2)] {
         let element = deblur();
         element.set_property("depth", depth);
         let mut harness = harness(&element);
@@ -30,7 +26,7 @@ fn latency_is_upstreams_and_the_frames_in_flight() {
         harness.set_src_caps(caps.clone());
         let (live, min, _) = latency(&element);
         assert!(live);
-        assert_eq!(min, upstream + frames, "before the first frame");
+        assert_eq!(min, upstream, "before the first frame");
 
         for index in 0..3 {
             harness
@@ -38,15 +34,12 @@ fn latency_is_upstreams_and_the_frames_in_flight() {
                 .expect("a frame is taken");
         }
         assert!(harness.push_event(gst::event::Eos::new()));
-        assert!(
-            latency(&element).1 > upstream + frames,
-            "the measured time is added"
-        );
+        assert!(latency(&element).1 > upstream, "the measured time is added");
     }
 }
 
 #[test]
-fn a_new_frame_rate_and_the_first_measurement_announce_a_latency() {
+fn the_first_measurement_announces_a_latency() {
     let element = deblur();
     let bus = gst::Bus::new();
     element.set_bus(Some(&bus));
@@ -54,7 +47,7 @@ fn a_new_frame_rate_and_the_first_measurement_announce_a_latency() {
     let caps = caps("I420", 64, 48);
     let messages = || std::iter::from_fn(|| bus.pop_filtered(&[gst::MessageType::Latency])).count();
     harness.set_src_caps(caps.clone());
-    assert_eq!(messages(), 1);
+    assert_eq!(messages(), 0);
     harness.push(noise(&info(&caps), 0)).expect("a frame is taken");
     assert!(harness.push_event(gst::event::Eos::new()));
     assert_eq!(messages(), 1);
@@ -68,6 +61,8 @@ fn with_late_frames(policy: &str) -> (gst::Element, Vec<gst::Buffer>, Vec<gst::B
     let bus = gst::Bus::new();
     element.set_bus(Some(&bus));
     let mut harness = harness(&element);
+    // Otherwise frames are late that find the model at work.
+    harness.set_live(false);
     let caps = caps("RGB", 64, 48);
     harness.set_src_caps(caps.clone());
     let inputs = (0..5)
@@ -121,7 +116,7 @@ fn late_frames_pass_in_order() {
         .map(|(input, output)| bytes(input) == bytes(output))
         .collect::<Vec<_>>();
     assert_eq!(passed, [false, true, true, false, false]);
-    assert_eq!(messages, 0);
+    assert_eq!(messages, 2, "of the quality, down and up again");
 }
 
 #[test]

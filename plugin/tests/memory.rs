@@ -56,21 +56,26 @@ fn too_little_memory_makes_tiles_smaller_and_then_is_one_error() {
         let frame = || gst::Buffer::from_mut_slice(vec![50; info(&large).size()]);
         harness.set_src_caps(large.clone());
         limit_address_space(address_space() + (500 << 20));
-        let pushed = harness.push(frame());
+        harness.push(frame()).expect("a frame is taken");
+        let pulled = harness.pull();
         limit_address_space(u64::MAX);
-        pushed.expect("smaller tiles do");
-        assert!(harness.pull().is_ok());
+        pulled.expect("smaller tiles do");
         assert!(complaints(&bus, gst::MessageType::Error).is_empty());
 
         // Too little for the frame itself, as numbers.
         harness.set_src_caps(small.clone());
         harness.push(noise(&info(&small), 0)).expect("a frame is taken");
+        assert!(harness.pull().is_ok());
         harness.set_src_caps(large.clone());
         let frame = frame();
         limit_address_space(address_space() + (90 << 20));
-        let pushed = harness.push(frame);
+        let pushed = harness.push(frame.clone());
+        let error = bus.timed_pop_filtered(gst::ClockTime::from_seconds(300), &[gst::MessageType::Error]);
         limit_address_space(u64::MAX);
-        assert_eq!(pushed, Err(gst::FlowError::Error));
+        bus.post(error.expect("an error")).expect("posted again");
+        // By now or with the next frame.
+        let refused = pushed.and_then(|_| harness.push(frame));
+        assert_eq!(refused, Err(gst::FlowError::Error));
     }
     let errors = complaints(&bus, gst::MessageType::Error);
     assert_eq!(errors.len(), 1, "{errors:?}");

@@ -1,8 +1,10 @@
 //! Which frames are between `send` and `receive`.
 
 use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 
 use super::Output;
 use super::worker::{Job, Shared};
@@ -13,6 +15,14 @@ pub(super) struct Reply {
     /// Flushes before the frame was sent: an older one than the current is stale.
     pub epoch: u64,
     pub result: Option<Result<Output>>,
+}
+
+/// How long a caller waits for a result.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wait {
+    No,
+    Until(Instant),
+    Forever,
 }
 
 /// Counts frames in flight, hands out results in order, and forgets them on a flush.
@@ -72,20 +82,30 @@ impl Flight {
         self.state().count
     }
 
-    /// The next result; `wait` for it or not.
-    pub fn land(&self, wait: bool, shared: &Shared) -> Result<Option<Output>> {
+    /// Frames in flight that are done.
+    pub fn landed(&self) -> usize {
+        // A stale result may be among them.
+        self.results.len().min(self.count())
+    }
+
+    /// The next result; `None` when nothing is in flight or nothing has come in time.
+    pub fn land(&self, wait: Wait, shared: &Shared) -> Result<Option<Output>> {
         loop {
             if self.count() == 0 {
                 return Ok(None);
             }
-            let reply = if wait {
-                self.results.recv().map_err(|_| shared.failure())?
-            } else {
-                match self.results.try_recv() {
-                    Ok(reply) => reply,
-                    Err(crossbeam_channel::TryRecvError::Empty) => return Ok(None),
-                    Err(crossbeam_channel::TryRecvError::Disconnected) => return Err(shared.failure()),
+            let reply = match wait {
+                Wait::No => self.results.try_recv().map_err(|e| e == TryRecvError::Empty),
+                Wait::Until(deadline) => {
+                    let received = self.results.recv_deadline(deadline);
+                    received.map_err(|e| e == RecvTimeoutError::Timeout)
                 }
+                Wait::Forever => self.results.recv().map_err(|_| false),
+            };
+            let reply = match reply {
+                Ok(reply) => reply,
+                Err(too_early) if too_early => return Ok(None),
+                Err(_) => return Err(shared.failure()),
             };
             let mut state = self.state();
             if let Some(result) = reply.result.filter(|_| reply.epoch == state.epoch) {
@@ -96,10 +116,11 @@ impl Flight {
     }
 
     /// Forgets every frame in flight; gives their number.
-    pub fn discard(&self, waiting: &Receiver<Job>) -> usize {
+    pub fn discard(&self, waiting: &Receiver<Job>, shared: &Shared) -> usize {
         let mut state = self.state();
         let count = std::mem::take(&mut state.count);
         state.epoch += 1;
+        shared.epoch.store(state.epoch, Ordering::Relaxed);
         while waiting.try_recv().is_ok() {}
         while self.results.try_recv().is_ok() {}
         let epoch = state.epoch;

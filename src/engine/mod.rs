@@ -32,12 +32,12 @@ mod tiled;
 mod worker;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 pub use config::EngineConfig;
-use flight::{Flight, Reply};
+use flight::{Flight, Reply, Wait};
 use worker::{Job, Shared};
 
 pub use crate::device::{Device, Precision};
@@ -220,7 +220,7 @@ impl Engine {
     /// # Errors
     /// What went wrong with this frame. The engine has then stopped: start another.
     pub fn receive(&self) -> Result<Option<Output>> {
-        self.flight.land(true, &self.shared)
+        self.flight.land(Wait::Forever, &self.shared)
     }
 
     /// As [`Engine::receive`], but does not wait: `None` when no result is ready.
@@ -228,7 +228,15 @@ impl Engine {
     /// # Errors
     /// As [`Engine::receive`].
     pub fn try_receive(&self) -> Result<Option<Output>> {
-        self.flight.land(false, &self.shared)
+        self.flight.land(Wait::No, &self.shared)
+    }
+
+    /// As [`Engine::receive`], but waits no longer than until `deadline`: `None` when there is no result by then.
+    ///
+    /// # Errors
+    /// As [`Engine::receive`].
+    pub fn receive_deadline(&self, deadline: Instant) -> Result<Option<Output>> {
+        self.flight.land(Wait::Until(deadline), &self.shared)
     }
 
     /// Frames sent and neither received nor flushed.
@@ -236,15 +244,20 @@ impl Engine {
         self.flight.count()
     }
 
+    /// Frames in flight that are done and wait to be received.
+    pub fn ready(&self) -> usize {
+        self.flight.landed()
+    }
+
     /// Frames that may be in flight at once.
     pub fn depth(&self) -> usize {
         self.config.depth
     }
 
-    /// Discards every frame in flight and wakes a waiting [`Engine::receive`]. A frame that is being worked on is
-    /// finished in the background, and its result dropped.
+    /// Discards every frame in flight and wakes a waiting [`Engine::receive`]. Work on a frame that has begun ends with the
+    /// tiles that are being computed.
     pub fn flush(&self) {
-        let dropped = self.flight.discard(&self.waiting);
+        let dropped = self.flight.discard(&self.waiting, &self.shared);
         self.shared.count(|stats| stats.frames_dropped += dropped as u64);
     }
 

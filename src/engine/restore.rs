@@ -107,29 +107,43 @@ impl Restorer {
         self.tiles.shrink()
     }
 
+    /// `None` once the frame is not `wanted` any more, which is asked before each batch of tiles.
+    ///
     /// # Errors
     /// Too little memory, or a failure of the device.
-    pub fn restore(&mut self, frame: &Frame, gamma: f64, strength: f64) -> Result<Restored> {
+    pub fn restore(
+        &mut self,
+        frame: &Frame,
+        gamma: f64,
+        strength: f64,
+        wanted: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<Restored>> {
         with_threads(self.arithmetic.fused, || {
-            self.restore_here(frame, gamma, strength)
+            self.restore_here(frame, gamma, strength, wanted)
         })
     }
 
-    fn restore_here(&mut self, frame: &Frame, gamma: f64, strength: f64) -> Result<Restored> {
+    fn restore_here(
+        &mut self,
+        frame: &Frame,
+        gamma: f64,
+        strength: f64,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<Option<Restored>> {
         let start = Instant::now();
         if strength == 0.0 {
             let times = StageTimes {
                 total: start.elapsed(),
                 ..StageTimes::default()
             };
-            return Ok(Restored {
+            return Ok(Some(Restored {
                 frame: frame.try_clone()?,
                 times,
                 tiles: 0,
                 tiles_failed: 0,
                 tiles_reused: 0,
                 tiles_skipped: 0,
-            });
+            }));
         }
         self.weights.set_gamma(gamma)?;
         let mut times = StageTimes::default();
@@ -139,7 +153,11 @@ impl Restorer {
 
         let (weights, config) = (&self.weights, &self.config);
         let model = || forward(weights, config, self.arithmetic.products);
-        let joined = self.tiles.run(&input, gamma, &model, &mut times)?;
+        let joined = self.tiles.run(&input, gamma, &model, wanted, &mut times)?;
+        let Some(joined) = joined else {
+            self.last = None;
+            return Ok(None);
+        };
 
         let blended = Instant::now();
         let output = if strength < 1.0 {
@@ -159,13 +177,13 @@ impl Restorer {
         self.last = if repeats { Some(frame.try_clone()?) } else { None };
         times.download = blended.elapsed();
         times.total = start.elapsed();
-        Ok(Restored {
+        Ok(Some(Restored {
             frame,
             times,
             tiles: joined.tiles,
             tiles_failed: joined.tiles_failed,
             tiles_reused: joined.tiles_reused,
             tiles_skipped: joined.tiles_skipped,
-        })
+        }))
     }
 }

@@ -112,6 +112,11 @@ impl Reuse {
         self.frame.as_ref()
     }
 
+    /// Some tiles have changed since.
+    pub fn forget_frame(&mut self) {
+        self.frame = None;
+    }
+
     pub fn keep_frame(&mut self, joined: &Tensor) {
         self.frame = Some(joined.shallow_clone());
     }

@@ -125,7 +125,7 @@ impl TiledPass {
     }
 
     /// `image` `[1, 3, H, W]`, float32 in [-1, 1]; `model` makes what the tiles go through, once a size, and gives the
-    /// same for the same `gamma`.
+    /// same for the same `gamma`. `None` once the frame is not `wanted` any more.
     ///
     /// # Errors
     /// A size that cannot be tiled, a failure of `model`, or too little memory.
@@ -134,8 +134,9 @@ impl TiledPass {
         image: &Tensor,
         gamma: f64,
         model: &dyn Fn() -> Result<Forward>,
+        wanted: &dyn Fn() -> bool,
         times: &mut StageTimes,
-    ) -> Result<Joined> {
+    ) -> Result<Option<Joined>> {
         let (_, _, height, width) = image.size4()?;
         let plan = self.plan_for(width as usize, height as usize, model)?;
         plan.passing = false;
@@ -161,7 +162,10 @@ impl TiledPass {
         let mut finite = Vec::new();
         let joined = match reuse.as_ref().and_then(Reuse::frame) {
             Some(frame) if blurred.is_empty() && skipped.is_empty() => frame.shallow_clone(),
-            _ => plan.join(&padded, &blurred, &skipped, &mut finite, times)?,
+            _ => match plan.join(&padded, &blurred, &skipped, wanted, &mut finite, times)? {
+                Some(joined) => joined,
+                None => return Ok(None),
+            },
         };
         let failed = match finite.is_empty() {
             true => Vec::new(),
@@ -173,13 +177,13 @@ impl TiledPass {
         }
         // The model's share is added where it runs.
         times.blend += start.elapsed().saturating_sub(times.model);
-        Ok(Joined {
+        Ok(Some(Joined {
             image: joined.f_narrow(2, 0, height)?.f_narrow(3, 0, width)?,
             tiles: blurred.len(),
             tiles_failed: failed.len(),
             tiles_reused: plan.tiles.len() - blurred.len() - skipped.len(),
             tiles_skipped: skipped.len(),
-        })
+        }))
     }
 
     /// Gives back what is kept, and makes what runs at a time smaller, after memory has run out. False where that would not help any
@@ -298,15 +302,16 @@ impl Plan {
     }
 
     /// Passes the `blurred` tiles through the model and joins them with the `sharp` ones as they are and the others' last outputs.
-    /// Adds to `finite`, `[B, 1, 1, 1]` a batch, which of the blurred ones are the model's.
+    /// Adds to `finite`, `[B, 1, 1, 1]` a batch, which of the blurred ones are the model's. `None` once the frame is not `wanted`.
     fn join(
         &mut self,
         padded: &Tensor,
         blurred: &[usize],
         sharp: &[usize],
+        wanted: &dyn Fn() -> bool,
         finite: &mut Vec<Tensor>,
         times: &mut StageTimes,
-    ) -> Result<Tensor> {
+    ) -> Result<Option<Tensor>> {
         let Plan {
             tiles,
             cut,
@@ -343,6 +348,12 @@ impl Plan {
         }
         self.passing = true;
         for group in blurred.chunks(cut.batch) {
+            if !wanted() {
+                if let Some(reuse) = reuse {
+                    reuse.forget_frame();
+                }
+                return Ok(None);
+            }
             let pieces = group.iter().map(|&i| cut_out(padded, &tiles[i]));
             let pieces = match &pieces.collect::<Result<Vec<_>>>()?[..] {
                 // The model brings it into its own order in memory anyway.
@@ -365,7 +376,7 @@ impl Plan {
             }
         }
         self.passing = false;
-        Ok(joined)
+        Ok(Some(joined))
     }
 }
 
@@ -392,6 +403,10 @@ pub(super) fn cut_out(frame: &Tensor, tile: &Tile) -> Result<Tensor> {
 mod tests {
     use super::*;
 
+    fn always() -> bool {
+        true
+    }
+
     /// Any model that works pixel by pixel must not notice tiles.
     #[test]
     fn a_pointwise_model_gives_the_same_with_tiles() {
@@ -407,7 +422,10 @@ mod tests {
             let image = crate::nn::channels_last(&image);
             let mut times = StageTimes::default();
             let model = || -> Result<Forward> { Ok(Box::new(|x| x * -0.5)) };
-            let joined = pass.run(&image, 1.0, &model, &mut times).unwrap();
+            let joined = pass
+                .run(&image, 1.0, &model, &always, &mut times)
+                .unwrap()
+                .unwrap();
             let error = (joined.image + &image * 0.5).abs().max().double_value(&[]);
             assert!(error < 1e-5, "{width}x{height}: {error}");
             assert_eq!(joined.tiles > 1, width > 64 || height > 64);
@@ -444,7 +462,10 @@ mod tests {
             for tile in 0..width / 64 {
                 let _ = image.narrow(3, 64 * tile, 64).narrow(1, 0, 1).fill_(tile as f64);
             }
-            let joined = pass.run(&image, 1.0, &model, &mut StageTimes::default()).unwrap();
+            let joined = pass
+                .run(&image, 1.0, &model, &always, &mut StageTimes::default())
+                .unwrap()
+                .unwrap();
             assert_eq!(joined.tiles_failed, bad as usize);
             for (tile, failed) in [(0, true), (1, bad == 2), (2, false)] {
                 if 64 * (tile + 1) > width {
@@ -462,6 +483,33 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_frame_that_nobody_wants_ends_with_its_tile_and_leaves_nothing_stale() {
+        let config = EngineConfig {
+            tile_size: Some(64),
+            tile_overlap: 16,
+            reuse_threshold: 2.0,
+            ..EngineConfig::default()
+        };
+        let mut pass = TiledPass::new(&config, true, 8, Device::Cpu, None);
+        let model = || -> Result<Forward> { Ok(Box::new(|x| x * -0.5)) };
+        let mut run = |image: &Tensor, tiles: usize| {
+            let left = std::cell::Cell::new(tiles);
+            let wanted = || left.replace(left.get().saturating_sub(1)) > 0;
+            pass.run(image, 1.0, &model, &wanted, &mut StageTimes::default())
+                .unwrap()
+        };
+        let [dark, light] =
+            [0.0, 0.5].map(|value| Tensor::full([1, 3, 64, 160], value, (Kind::Float, Device::Cpu)));
+        assert_eq!(run(&dark, 3).unwrap().tiles, 3);
+        assert!(run(&light, 2).is_none());
+        // Two of its tiles are kept, the frame that is kept is not made of them.
+        let joined = run(&light, 3).unwrap();
+        assert_eq!((joined.tiles, joined.tiles_reused), (1, 2));
+        let error = (joined.image + &light * 0.5).abs().max().double_value(&[]);
+        assert!(error < 1e-5, "{error}");
     }
 
     #[test]
@@ -483,7 +531,8 @@ mod tests {
                 }))
             };
             let joined = pass
-                .run(image, gamma, &model, &mut StageTimes::default())
+                .run(image, gamma, &model, &always, &mut StageTimes::default())
+                .unwrap()
                 .unwrap();
             (joined.tiles, joined.tiles_reused, joined.image.copy())
         };
@@ -545,7 +594,11 @@ mod tests {
         let image = Tensor::zeros([1, 3, 256, 256], (Kind::Float, Device::Cpu));
         let run = |tiles: &mut TiledPass, model: fn(&Tensor) -> Tensor| {
             let model = || -> Result<Forward> { Ok(Box::new(model)) };
-            let run = || tiles.run(&image, 1.0, &model, &mut StageTimes::default()).is_ok();
+            let run = || {
+                tiles
+                    .run(&image, 1.0, &model, &always, &mut StageTimes::default())
+                    .is_ok()
+            };
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or(false)
         };
         assert!(run(&mut tiles, |x| x * 0.5));
@@ -578,7 +631,10 @@ mod tests {
             .contiguous();
         let _ = image.narrow(3, 64, 64).uniform_(-1.0, 1.0);
         let model = || -> Result<Forward> { Ok(Box::new(|x| x * 0.5)) };
-        let joined = pass.run(&image, 1.0, &model, &mut StageTimes::default()).unwrap();
+        let joined = pass
+            .run(&image, 1.0, &model, &always, &mut StageTimes::default())
+            .unwrap()
+            .unwrap();
         assert_eq!(
             (joined.tiles, joined.tiles_skipped, joined.tiles_reused),
             (2, 1, 0)
@@ -591,7 +647,10 @@ mod tests {
                 "tile {tile}"
             );
         }
-        let again = pass.run(&image, 1.0, &model, &mut StageTimes::default()).unwrap();
+        let again = pass
+            .run(&image, 1.0, &model, &always, &mut StageTimes::default())
+            .unwrap()
+            .unwrap();
         assert_eq!((again.tiles, again.tiles_skipped, again.tiles_reused), (0, 0, 3));
         assert_eq!(again.image, joined.image);
     }

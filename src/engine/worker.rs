@@ -43,6 +43,8 @@ impl AtomicF64 {
 pub(super) struct Shared {
     pub gamma: AtomicF64,
     pub strength: AtomicF64,
+    /// Flushes so far. A frame that was sent before the latest is wanted by nobody.
+    pub epoch: AtomicU64,
     /// Counters, and the sum (not the mean) of times.
     stats: Mutex<Stats>,
     /// Why the worker stopped.
@@ -54,6 +56,7 @@ impl Shared {
         Shared {
             gamma: AtomicF64::new(gamma),
             strength: AtomicF64::new(strength),
+            epoch: AtomicU64::new(0),
             stats: Mutex::default(),
             failure: Mutex::default(),
         }
@@ -123,12 +126,17 @@ pub(super) fn run(
             .settings
             .unwrap_or_else(|| (shared.gamma.load(), shared.strength.load()));
         let result = match &mut restorer {
-            Some(restorer) => restore(restorer, &job.frame, gamma, strength),
+            Some(restorer) => {
+                let wanted = || shared.epoch.load(Ordering::Relaxed) == job.epoch;
+                restore(restorer, &job.frame, gamma, strength, &wanted)
+            }
             // Every frame gets an answer, so that nobody waits for a worker that cannot work.
             None => Err(shared.failure()),
         };
         let result = match result {
-            Ok(restored) => {
+            // Its result would be stale.
+            Ok(None) => continue,
+            Ok(Some(restored)) => {
                 shared.count(|stats| stats.add(&restored));
                 Ok(Output {
                     id: job.id,
@@ -158,10 +166,17 @@ pub(super) fn run(
 }
 
 /// The restored frame, in smaller pieces where memory runs out; where these do not help, once more with what was kept given back.
-fn restore(restorer: &mut Restorer, frame: &Frame, gamma: f64, strength: f64) -> Result<Restored> {
+/// `None` once it is not `wanted` any more.
+fn restore(
+    restorer: &mut Restorer,
+    frame: &Frame,
+    gamma: f64,
+    strength: f64,
+    wanted: &(dyn Fn() -> bool + Sync),
+) -> Result<Option<Restored>> {
     let mut last = false;
     loop {
-        match guarded(|| restorer.restore(frame, gamma, strength)) {
+        match guarded(|| restorer.restore(frame, gamma, strength, wanted)) {
             Err(error) if error.kind() == ErrorKind::NoMemory && !last => {
                 last = !restorer.shrink();
                 tracing::debug!("once more after: {error}");

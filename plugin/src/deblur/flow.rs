@@ -1,10 +1,12 @@
-//! Frames on their way through: into the engine, out of it in order, and what drains or discards them.
+//! Frames on their way through: into the engine on the streaming thread, out of it in order on the source pad's, and what
+//! drains or discards them.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, atomic::Ordering};
 use std::time::{Duration, Instant};
 
 use gst_base::{prelude::*, subclass::prelude::*};
-use osdd::engine::{Engine, Output, SendError};
+use osdd::engine::{Engine, Output};
 use osdd::frame::Frame;
 
 use super::convert::FrameConverter;
@@ -12,38 +14,18 @@ use super::error::{self, FrameError};
 use super::imp::OsddDeblur;
 use super::lock;
 use super::pending::{Kept, Pending, View};
-use super::qos::Late;
+use super::queue::{MAX_PENDING, Next};
 use super::reports::StatsMessage;
 use super::settings::LatePolicy;
 use super::stats::count;
 use crate::log::CAT;
 
-/// Frames and events that may wait for the engine before the element waits too.
-pub(super) const MAX_PENDING: usize = 16;
-
-/// As many as may wait where a live source may not.
-const MAX_PENDING_HURRIED: usize = 32;
-
-/// How long to look for the next output.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wait {
-    /// Not at all, unless far too many frames wait already.
-    No,
-    /// Until the engine can take another frame.
-    ForRoom,
-    /// Until everything is out.
-    ForAll,
-}
-
-/// What is first in the queue.
-enum Front {
-    InEngine { waiting: usize },
-    Other(Pending),
-}
+/// How long the source pad's thread sleeps where nothing happens; then it looks whether a message with statistics is due.
+const LOOK_UP: Duration = Duration::from_secs(1);
 
 impl OsddDeblur {
     pub(super) fn running_engine(&self) -> Result<Arc<Engine>, gst::FlowError> {
-        if self.flushing.load(Ordering::SeqCst) {
+        if self.queue.is_flushing() {
             return Err(gst::FlowError::Flushing);
         }
         if self.failed.load(Ordering::SeqCst) {
@@ -55,11 +37,12 @@ impl OsddDeblur {
     /// Takes a buffer from upstream: to the engine, past it, or nowhere.
     pub(super) fn accept(&self, input: gst::Buffer) -> Result<(), gst::FlowError> {
         let engine = self.running_engine()?;
+        self.queue.check()?;
         count(&self.counters.frames_in);
         self.post_stats(StatsMessage::WhenDue);
 
-        let segment = self.obj().segment();
-        let segment = segment.downcast_ref::<gst::ClockTime>();
+        let segment = lock(&self.segment).clone();
+        let segment = segment.as_ref();
         let controlled = self.obj().has_active_control_bindings();
         if let (true, Some(time)) = (
             controlled,
@@ -79,17 +62,22 @@ impl OsddDeblur {
         if late.is_some() {
             count(&self.counters.frames_late);
         }
+        let stream_time = || segment.and_then(|segment| segment.to_stream_time(input.pts()));
         match (late, settings.late_policy) {
-            (Some(late), LatePolicy::Drop) => {
-                let stream_time = segment.and_then(|segment| segment.to_stream_time(input.pts()));
-                self.leave_out(&input, &late, stream_time);
+            (Some(late), LatePolicy::Drop) => self.leave_out(&input, &late, stream_time()),
+            (Some(late), LatePolicy::Passthrough) if self.is_full_behind_model(&engine) => {
+                self.leave_out(&input, &late, stream_time());
             }
-            (Some(_), LatePolicy::Passthrough) => self.pass(input, view)?,
+            (Some(late), LatePolicy::Passthrough) => {
+                self.lower_quality(&input, &late, stream_time());
+                self.pass(input, view)?;
+            }
             _ if settings.strength == 0.0 || self.is_hdr() => self.pass(input, view)?,
             _ => {
                 // One gamma for one frame, whatever the controller says by the time that the engine gets to
                 // it.
                 let values = controlled.then_some((settings.gamma, settings.strength));
+                self.restore_quality(&input, running_time, stream_time());
                 self.send(&engine, &input, view, values)?;
             }
         }
@@ -101,33 +89,42 @@ impl OsddDeblur {
         stream.converter.as_ref().is_some_and(FrameConverter::is_hdr)
     }
 
-    fn leave_out(&self, input: &gst::BufferRef, late: &Late, stream_time: Option<gst::ClockTime>) {
-        count(&self.counters.frames_dropped);
-        self.mark_next();
-        let frames = |counter: &std::sync::atomic::AtomicU64| {
-            gst::format::Buffers::from_u64(counter.load(Ordering::Relaxed))
-        };
-        let message = gst::message::Qos::builder(false)
-            .src(&*self.obj())
-            .running_time_if_some(late.running_time)
-            .stream_time_if_some(stream_time)
-            .timestamp_if_some(input.pts())
-            .duration_if_some(input.duration())
-            .values(late.jitter, late.proportion, 1_000_000)
-            .stats(
-                frames(&self.counters.frames_out),
-                frames(&self.counters.frames_dropped),
-            )
-            .build();
-        self.post(message);
-    }
-
     /// Lets a frame leave as it came, after the frames before it.
     fn pass(&self, input: gst::Buffer, view: View) -> Result<(), gst::FlowError> {
-        let passed = lock(&self.stream).pass(input, view);
-        passed.map_err(|error| self.bad_frame(&error))?;
+        self.queue.wait(None, |waiting| waiting < MAX_PENDING)?;
+        // Nothing else comes in meanwhile.
+        let at_once = self.queue.len() == 0;
+        let passed = lock(&self.stream).pass(input, view, at_once);
+        let passed = passed.map_err(|error| self.bad_frame(&error))?;
         count(&self.counters.frames_passed);
-        Ok(())
+        if at_once {
+            self.send_out(passed)
+        } else {
+            self.enqueue(|| Ok(passed))
+        }
+    }
+
+    /// Puts something at the end of the queue, for the source pad's thread.
+    fn enqueue(&self, make: impl FnOnce() -> Result<Pending, gst::FlowError>) -> Result<(), gst::FlowError> {
+        self.queue.put(make)?;
+        let element = self.obj();
+        let src_pad = element.src_pad();
+        if src_pad.task_state() == gst::TaskState::Started {
+            return Ok(());
+        }
+        let element = element.downgrade();
+        let started = src_pad.start_task(move || {
+            if let Some(element) = element.upgrade() {
+                element.imp().send_next();
+            }
+        });
+        started.map_err(|error| {
+            self.fail(gst::error_msg!(
+                gst::CoreError::Thread,
+                ("The thread that sends frames does not start."),
+                ["{error}"]
+            ))
+        })
     }
 
     /// A frame was left out: the next one is the first after a gap.
@@ -142,90 +139,93 @@ impl OsddDeblur {
         view: View,
         values: Option<(f64, f64)>,
     ) -> Result<(), gst::FlowError> {
-        while engine.in_flight() >= engine.depth() {
-            let Some(output) = self.next_output(Wait::ForRoom)? else {
-                break;
-            };
-            self.push(output)?;
-        }
         let copied = lock(&self.stream).copy_in(input, view);
         let (frame, kept) = copied.map_err(|error| self.bad_frame(&error))?;
-        let sent = match values {
-            Some((gamma, strength)) => engine.send_with(frame, gamma, strength),
-            None => engine.send(frame),
-        };
-        match sent {
-            Ok(id) => {
-                let frame = Pending::InEngine { id, kept };
-                lock(&self.stream).pending.push_back(frame);
-                Ok(())
+        self.queue.wait(None, |waiting| {
+            waiting < MAX_PENDING && engine.in_flight() < engine.depth()
+        })?;
+        let mut failure = None;
+        let enqueued = self.enqueue(|| {
+            let sent = match values {
+                Some((gamma, strength)) => engine.send_with(frame, gamma, strength),
+                None => engine.send(frame),
+            };
+            match sent {
+                Ok(id) => Ok(Pending::InEngine { id, kept }),
+                Err(error) => {
+                    failure = Some(error.into());
+                    Err(gst::FlowError::Error)
+                }
             }
-            Err(SendError::Failed(_, error)) => Err(self.engine_failed(&error)),
-            // A flush can come in between, nothing else fills the engine.
-            Err(SendError::Full(_)) => Err(gst::FlowError::Flushing),
+        });
+        failure.map_or(enqueued, |error| Err(self.engine_failed(&error)))
+    }
+
+    /// What the source pad's thread does, again and again.
+    fn send_next(&self) {
+        match self.queue.take(Instant::now() + LOOK_UP) {
+            Next::Send(pending) => {
+                let sent = self.send_out(pending);
+                if let Err(error) = sent {
+                    gst::debug!(CAT, imp = self, "sending: {error}");
+                }
+                let forgotten = self.queue.sent(sent, || self.flush_engine());
+                self.keep_sticky(forgotten);
+            }
+            Next::Nothing => self.post_stats(StatsMessage::WhenDue),
+            Next::Stop => {
+                let _ = self.obj().src_pad().pause_task();
+            }
         }
     }
 
-    /// The next buffer to send, in the order of the input; the events before it have been sent.
-    pub(super) fn next_output(&self, wait: Wait) -> Result<Option<gst::Buffer>, gst::FlowError> {
+    /// Sends what is first, once it is done.
+    fn send_out(&self, pending: Pending) -> Result<(), gst::FlowError> {
+        let buffer = match pending {
+            Pending::Event(event) => {
+                // One that nobody handles is no failure.
+                self.obj().src_pad().push_event(event);
+                return Ok(());
+            }
+            Pending::Untouched(buffer) => self.fit_layout(buffer)?,
+            Pending::Compared { frame, kept } => {
+                let copied = frame.try_clone();
+                let input = copied.map_err(|error| self.bad_frame(&error.into()))?;
+                self.finish(frame, input, kept)?.0
+            }
+            Pending::InEngine { id, kept } => self.received(self.receive(id)?, kept)?,
+        };
+        self.push(buffer).map(|_| ())
+    }
+
+    /// Waits for a frame in the engine.
+    fn receive(&self, id: u64) -> Result<Output, gst::FlowError> {
         loop {
-            match self.front() {
-                None => return Ok(None),
-                Some(Front::Other(Pending::Event(event))) => {
-                    self.parent_sink_event(event);
-                }
-                Some(Front::Other(Pending::Untouched(buffer))) => return self.fit_layout(buffer).map(Some),
-                Some(Front::Other(Pending::Compared { frame, kept })) => {
-                    let copied = frame.try_clone();
-                    let input = copied.map_err(|error| self.bad_frame(&error.into()))?;
-                    return self.finish(frame, input, kept).map(|(buffer, _)| Some(buffer));
-                }
-                // `front` leaves those in the engine where they are.
-                Some(Front::Other(Pending::InEngine { .. })) => return Ok(None),
-                Some(Front::InEngine { waiting }) => {
-                    let engine = self.running_engine()?;
-                    let blocking = match wait {
-                        Wait::No => waiting > MAX_PENDING_HURRIED,
-                        Wait::ForRoom => waiting > MAX_PENDING || engine.in_flight() >= engine.depth(),
-                        Wait::ForAll => true,
-                    };
-                    let received = if blocking {
-                        engine.receive()
+            let engine = self.running_engine()?;
+            let received = engine.receive_deadline(Instant::now() + LOOK_UP);
+            match received.map_err(|error| self.engine_failed(&error))? {
+                Some(output) => {
+                    // There is room in the engine.
+                    self.queue.notify();
+                    // Only what a flush discarded comes out of turn.
+                    return if output.id == id {
+                        Ok(output)
                     } else {
-                        engine.try_receive()
-                    };
-                    return match received.map_err(|error| self.engine_failed(&error))? {
-                        Some(output) => self.received(output).map(Some),
-                        None if blocking => Err(gst::FlowError::Flushing),
-                        None => Ok(None),
+                        Err(gst::FlowError::Flushing)
                     };
                 }
+                None if engine.in_flight() == 0 => return Err(gst::FlowError::Flushing),
+                None => self.post_stats(StatsMessage::WhenDue),
             }
         }
     }
 
-    fn front(&self) -> Option<Front> {
-        let mut stream = lock(&self.stream);
-        match stream.pending.front()? {
-            Pending::InEngine { .. } => Some(Front::InEngine {
-                waiting: stream.pending.len(),
-            }),
-            _ => stream.pending.pop_front().map(Front::Other),
-        }
-    }
-
-    fn received(&self, output: Output) -> Result<gst::Buffer, gst::FlowError> {
-        let sent = lock(&self.stream).pending.pop_front();
-        let Some(Pending::InEngine { id, kept }) =
-            sent.filter(|sent| matches!(sent, Pending::InEngine { id, .. } if *id == output.id))
-        else {
-            // What a flush discarded has come back.
-            return Err(gst::FlowError::Flushing);
-        };
+    fn received(&self, output: Output, kept: Kept) -> Result<gst::Buffer, gst::FlowError> {
         gst::trace!(
             CAT,
             imp = self,
-            "frame {id} done in {:?} with gamma {}",
+            "frame {} done in {:?} with gamma {}",
+            output.id,
             output.times.total,
             output.gamma
         );
@@ -234,12 +234,9 @@ impl OsddDeblur {
         }
         let converted_in = kept.converted_in;
         let (buffer, converted_out) = self.finish(output.frame, output.input, kept)?;
-        let conversion = converted_in + converted_out;
-        let depth = self.depth();
-        if self
-            .latency
-            .measured(output.times.total, conversion, depth, Instant::now())
-        {
+        self.latency
+            .measured(output.times.total, converted_in + converted_out);
+        if self.latency.is_news(self.frames_ahead(), Instant::now()) {
             self.post(gst::message::Latency::builder().src(&*self.obj()).build());
         }
         self.warn_if_slow();
@@ -308,8 +305,7 @@ impl OsddDeblur {
     /// Sends a frame. BaseTransform does not send any: it would mark whatever leaves next as the first after a gap, where
     /// the frame that it means has just come in.
     pub(super) fn push(&self, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
-        let segment = self.obj().segment();
-        if let (Some(segment), Some(pts)) = (segment.downcast_ref::<gst::ClockTime>(), buffer.pts()) {
+        if let (Some(segment), Some(pts)) = (&*lock(&self.segment), buffer.pts()) {
             let end = pts.saturating_add(buffer.duration().unwrap_or(gst::ClockTime::ZERO));
             let end = segment.stop().map_or(end, |stop| end.min(stop));
             *lock(&self.position) = segment.to_stream_time(end);
@@ -317,32 +313,20 @@ impl OsddDeblur {
         self.obj().src_pad().push(buffer)
     }
 
-    /// Sends everything that is under way. Only for the streaming thread.
+    /// Waits until everything that is under way has left. Only for the streaming thread.
     pub(super) fn drain(&self) -> Result<(), gst::FlowError> {
-        let drained = loop {
-            match self.next_output(Wait::ForAll) {
-                Ok(None) => break Ok(()),
-                Ok(Some(output)) => {
-                    if let Err(error) = self.push(output) {
-                        break Err(error);
-                    }
-                }
-                Err(error) => break Err(error),
-            }
-        };
-        if drained.is_err() {
-            self.discard();
-        }
-        drained
+        self.queue.wait_until_empty()
     }
 
-    /// Forgets everything that is under way. Only for the streaming thread, or when there is none.
+    /// Forgets everything that is under way.
     pub(super) fn discard(&self) {
-        if let Some(engine) = lock(&self.engine).as_ref() {
-            engine.flush();
-        }
-        let discarded = std::mem::take(&mut lock(&self.stream).pending);
-        // Upstream will not send these again.
+        let discarded = self.queue.discard(|| self.flush_engine());
+        self.keep_sticky(discarded);
+        *lock(&self.position) = None;
+    }
+
+    /// Upstream will not send these events again.
+    fn keep_sticky(&self, discarded: VecDeque<Pending>) {
         for pending in discarded {
             if let Pending::Event(event) = pending
                 && event.is_sticky()
@@ -350,12 +334,10 @@ impl OsddDeblur {
                 let _ = self.obj().src_pad().store_sticky_event(&event);
             }
         }
-        *lock(&self.position) = None;
     }
 
-    /// Wakes the streaming thread where it waits for the engine and keeps it from waiting again.
-    pub(super) fn unblock(&self) {
-        self.flushing.store(true, Ordering::SeqCst);
+    /// Empties the engine, and wakes who waits for it.
+    pub(super) fn flush_engine(&self) {
         if let Some(engine) = lock(&self.engine).as_ref() {
             engine.flush();
         }
@@ -377,7 +359,7 @@ impl OsddDeblur {
 
     /// Posts an error, the first time.
     pub(super) fn fail(&self, message: gst::ErrorMessage) -> gst::FlowError {
-        if self.flushing.load(Ordering::SeqCst) {
+        if self.queue.is_flushing() {
             return gst::FlowError::Flushing;
         }
         if !self.failed.swap(true, Ordering::SeqCst) {

@@ -1,9 +1,12 @@
 //! The subclass of GstBaseTransform: properties, states, caps, events and queries. What happens to frames is
 //! in `flow`.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
 };
 
 use gst_base::{
@@ -17,28 +20,34 @@ use super::{
     caps,
     convert::FrameConverter,
     error::{self, FrameError},
-    flow::MAX_PENDING,
     latency::Latency,
     lock,
     pending::{Pending, Stream},
     qos::Qos,
+    queue::{MAX_PENDING, Queue},
     reports::{StatsMessage, Warned},
     settings::{self, Compare, Settings},
     stats::{Counters, LastMessage},
 };
 use crate::log::CAT;
 
-/// Nothing here is locked while the engine works or a buffer is pushed, except `stream`, which only the
-/// streaming thread needs.
+/// Nothing here is locked while the engine works or a buffer is pushed.
 #[derive(Default)]
 pub struct OsddDeblur {
     pub(super) settings: Mutex<Settings>,
     /// There from start to stop.
     pub(super) engine: Mutex<Option<Arc<Engine>>>,
+    /// Locked while a frame is converted.
     pub(super) stream: Mutex<Stream>,
+    pub(super) queue: Queue,
+    /// The model kept a live source waiting, and has not caught up.
+    pub(super) held_up: AtomicBool,
+    /// Late frames pass, and the latest QoS message says so.
+    pub(super) lowered: AtomicBool,
+    /// Of the frames that come in, and of those that are under way: where it changes, there are none.
+    pub(super) segment: Mutex<Option<gst::FormattedSegment<gst::ClockTime>>>,
     /// Where the latest frame that was sent ends, in stream time.
     pub(super) position: Mutex<Option<gst::ClockTime>>,
-    pub(super) flushing: AtomicBool,
     /// An error has been posted; nothing works before the next start.
     pub(super) failed: AtomicBool,
     /// Downstream understands GstVideoMeta.
@@ -64,17 +73,17 @@ impl ObjectImpl for OsddDeblur {
     }
 
     fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
-        let (old, new) = {
+        let widened = {
             let mut settings = lock(&self.settings);
-            let old = settings.clone();
+            let wide = settings.compare == Compare::SideBySide;
             settings.set(pspec.name(), value);
-            (old, settings.clone())
+            // Before another thread sets something else.
+            if let Some(engine) = lock(&self.engine).as_ref() {
+                settings.apply(engine);
+            }
+            wide != (settings.compare == Compare::SideBySide)
         };
-        if let Some(engine) = lock(&self.engine).as_ref() {
-            engine.set_gamma(new.gamma);
-            engine.set_strength(new.strength);
-        }
-        if (old.compare == Compare::SideBySide) != (new.compare == Compare::SideBySide) {
+        if widened {
             let obj = self.obj();
             obj.reconfigure_src();
             obj.reconfigure_sink();
@@ -95,7 +104,7 @@ impl GstObjectImpl for OsddDeblur {}
 impl OsddDeblur {
     /// Whether an event can wait behind frames that are under way.
     fn has_room(&self) -> bool {
-        (1..MAX_PENDING).contains(&lock(&self.stream).pending.len())
+        (1..MAX_PENDING).contains(&self.queue.len())
     }
 
     /// A click as upstream sees it: beside the output the input is shown, and both are the same picture.
@@ -147,9 +156,10 @@ impl ElementImpl for OsddDeblur {
         &self,
         transition: gst::StateChange,
     ) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
-        // Pads stop only once the streaming thread has come back.
+        // Pads stop only once their threads have come back.
         if transition == gst::StateChange::PausedToReady {
-            self.unblock();
+            self.queue.stop();
+            self.flush_engine();
         }
         self.parent_change_state(transition)
     }
@@ -177,20 +187,30 @@ impl BaseTransformImpl for OsddDeblur {
             info.precision
         );
 
-        *lock(&self.engine) = Some(Arc::new(engine));
+        {
+            // What was set while the model was being loaded.
+            let settings = lock(&self.settings);
+            settings.apply(&engine);
+            *lock(&self.engine) = Some(Arc::new(engine));
+        }
         *lock(&self.stream) = Stream::default();
+        *lock(&self.segment) = None;
         *lock(&self.position) = None;
         self.latency.reset();
         self.qos.reset();
         self.counters.reset();
         self.last_message.reset();
         self.warned.reset();
+        self.held_up.store(false, Ordering::Relaxed);
+        self.lowered.store(false, Ordering::Relaxed);
         self.failed.store(false, Ordering::SeqCst);
-        self.flushing.store(false, Ordering::SeqCst);
+        self.queue.reset();
         Ok(())
     }
 
     fn stop(&self) -> Result<(), gst::ErrorMessage> {
+        let _ = self.obj().src_pad().stop_task();
+        self.queue.reset();
         *lock(&self.stream) = Stream::default();
         // Ends the engine's thread and gives the model back where no other element uses it.
         let engine = lock(&self.engine).take();
@@ -250,7 +270,8 @@ impl BaseTransformImpl for OsddDeblur {
         if self.obj().sink_pad().peer_query(&mut upstream) {
             self.latency.set_live(upstream.result().0);
         }
-        if self.latency.set_frame_rate(sink_info.fps()) {
+        self.latency.set_frame_rate(sink_info.fps());
+        if self.latency.is_news(self.frames_ahead(), Instant::now()) {
             self.post(gst::message::Latency::builder().src(&*self.obj()).build());
         }
         Ok(())
@@ -280,6 +301,10 @@ impl BaseTransformImpl for OsddDeblur {
     }
 
     fn decide_allocation(&self, query: &mut gst::query::Allocation) -> Result<(), gst::LoggableError> {
+        // Frames of the old pool leave before it goes.
+        if let Err(error) = self.drain() {
+            gst::debug!(CAT, imp = self, "draining before new buffers: {error}");
+        }
         let reads_strides = query.find_allocation_meta::<gst_video::VideoMeta>().is_some();
         self.downstream_reads_strides
             .store(reads_strides, Ordering::SeqCst);
@@ -313,29 +338,35 @@ impl BaseTransformImpl for OsddDeblur {
 
         match event.view() {
             EventView::FlushStart(_) => {
-                self.unblock();
+                self.queue.flush();
+                self.flush_engine();
                 self.parent_sink_event(event)
             }
             EventView::FlushStop(_) => {
                 self.discard();
+                *lock(&self.segment) = None;
                 self.qos.reset();
-                self.flushing.store(false, Ordering::SeqCst);
+                self.queue.resume();
                 self.parent_sink_event(event)
             }
             // `set_caps` drains, if the caps are others.
             EventView::Caps(_) => self.parent_sink_event(event),
-            // They keep their place in the queue, so that a stream full of tags is not slowed down.
-            EventView::Tag(_) | EventView::Toc(_) if self.has_room() => {
-                lock(&self.stream).pending.push_back(Pending::Event(event));
-                true
+            // They keep their place in the queue, so that a stream full of them is not slowed down.
+            EventView::Tag(_) | EventView::Toc(_) | EventView::Gap(_) | EventView::CustomDownstream(_)
+                if self.has_room() =>
+            {
+                self.queue.put(|| Ok(Pending::Event(event))).is_ok()
             }
             _ if event.is_serialized() => {
                 if let Err(error) = self.drain() {
                     gst::debug!(CAT, imp = self, "draining before {:?}: {error}", event.type_());
                 }
-                match event.type_() {
-                    gst::EventType::Eos => self.post_stats(StatsMessage::Last),
-                    gst::EventType::Segment => *lock(&self.position) = None,
+                match event.view() {
+                    EventView::Eos(_) => self.post_stats(StatsMessage::Last),
+                    EventView::Segment(segment) => {
+                        *lock(&self.segment) = segment.segment().downcast_ref().cloned();
+                        *lock(&self.position) = None;
+                    }
                     _ => {}
                 }
                 self.parent_sink_event(event)
@@ -372,7 +403,7 @@ impl BaseTransformImpl for OsddDeblur {
                 }
                 let (live, min, max) = latency.result();
                 self.latency.set_live(live);
-                let added = self.latency.added(self.depth());
+                let added = self.latency.added(self.frames_ahead());
                 gst::debug!(CAT, imp = self, "latency: live {live}, min {min} + {added}");
                 latency.set(
                     live,
@@ -410,9 +441,7 @@ impl BaseTransformImpl for OsddDeblur {
     }
 
     fn generate_output(&self) -> Result<GenerateOutputSuccess, gst::FlowError> {
-        while let Some(output) = self.next_output(self.patience())? {
-            self.push(output)?;
-        }
+        // The source pad's thread sends it.
         Ok(GenerateOutputSuccess::NoOutput)
     }
 }

@@ -71,29 +71,22 @@ impl Latency {
         *lock(&self.announced) = Announced::default();
     }
 
-    /// Whether the frame rate is another than before, so that a latency message is due.
-    pub fn set_frame_rate(&self, frame_rate: gst::Fraction) -> bool {
-        std::mem::replace(&mut *lock(&self.frame_rate), frame_rate) != frame_rate
+    pub fn set_frame_rate(&self, frame_rate: gst::Fraction) {
+        *lock(&self.frame_rate) = frame_rate;
     }
 
-    /// What the element adds to the latency of its upstream, with `depth` frames in flight: a frame leaves with the one that
-    /// comes `depth - 1` later, after its own time. Where the model is too slow, the one that finds it done may come a frame
-    /// later than that.
-    pub fn added(&self, depth: i32) -> gst::ClockTime {
-        let waited_for = (depth - 1).max(i32::from(self.overrun(depth).is_some()));
-        frames(*lock(&self.frame_rate), waited_for).saturating_add(self.taken(1))
+    /// What the element adds to the latency of its upstream: the time of a frame from in to out, behind `ahead` others in the
+    /// engine.
+    pub fn added(&self, ahead: usize) -> gst::ClockTime {
+        let (engine, conversion) = self.means();
+        let turns = ahead as u64 + 1;
+        gst::ClockTime::from_nseconds(engine.nseconds().saturating_mul(turns)).saturating_add(conversion)
     }
 
-    /// The mean time of a frame: what it takes from in to out, or, where `depth` lets the engine and the streaming thread
-    /// work at the same time, until the next frame can be taken.
-    fn taken(&self, depth: i32) -> gst::ClockTime {
-        let engine = gst::ClockTime::from_nseconds(self.engine_ns.load(Ordering::Relaxed));
-        let conversion = gst::ClockTime::from_nseconds(self.conversion_ns.load(Ordering::Relaxed));
-        if depth > 1 {
-            engine.max(conversion)
-        } else {
-            engine.saturating_add(conversion)
-        }
+    /// The mean times of a frame in the engine and in conversions, which other threads do.
+    fn means(&self) -> (gst::ClockTime, gst::ClockTime) {
+        let mean = |ns: &AtomicU64| gst::ClockTime::from_nseconds(ns.load(Ordering::Relaxed));
+        (mean(&self.engine_ns), mean(&self.conversion_ns))
     }
 
     /// Whether frames of a live source come when they please, so that no next frame can be counted on.
@@ -114,16 +107,21 @@ impl Latency {
         self.frames.load(Ordering::Relaxed)
     }
 
-    /// Whether the model is too slow for the frame rate with `depth` frames in flight; not where either is unknown.
-    pub fn overrun(&self, depth: i32) -> Option<Overrun> {
-        let taken = self.taken(depth);
-        let available = frames(*lock(&self.frame_rate), 1);
+    /// The time between two frames, 0 where the frame rate is unknown or variable.
+    pub fn interval(&self) -> gst::ClockTime {
+        interval(*lock(&self.frame_rate))
+    }
+
+    /// Whether a frame takes longer than the frame rate leaves; not where either is unknown.
+    pub fn overrun(&self) -> Option<Overrun> {
+        let (engine, conversion) = self.means();
+        let taken = engine.max(conversion);
+        let available = self.interval();
         (!available.is_zero() && taken > available).then_some(Overrun { taken, available })
     }
 
-    /// Takes the times of one frame into account, the engine's and that of its conversions; true when a latency message is
-    /// due, with `depth` frames in flight.
-    pub fn measured(&self, engine: Duration, conversion: Duration, depth: i32, now: Instant) -> bool {
+    /// Takes the times of one frame into account, the engine's and that of its conversions.
+    pub fn measured(&self, engine: Duration, conversion: Duration) {
         let first = self.frames.fetch_add(1, Ordering::Relaxed) == 0;
         for (mean, time) in [(&self.engine_ns, engine), (&self.conversion_ns, conversion)] {
             let time_ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
@@ -135,8 +133,11 @@ impl Latency {
             };
             mean.store(moved, Ordering::Relaxed);
         }
+    }
 
-        let added_ns = self.added(depth).nseconds();
+    /// Whether a latency message is due, with `ahead` frames before each in the engine; it then counts as posted.
+    pub fn is_news(&self, ahead: usize, now: Instant) -> bool {
+        let added_ns = self.added(ahead).nseconds();
         let mut announced = lock(&self.announced);
         let changed = added_ns.abs_diff(announced.added_ns) > announced.added_ns / 4;
         let rested = announced
@@ -152,92 +153,82 @@ impl Latency {
     }
 }
 
-/// The duration of `depth` frames, 0 where the frame rate is unknown or variable.
-fn frames(frame_rate: gst::Fraction, depth: i32) -> gst::ClockTime {
-    let (Ok(frames), Ok(numer), Ok(denom)) = (
-        u64::try_from(depth),
+/// The duration of a frame, 0 where the frame rate is unknown or variable.
+fn interval(frame_rate: gst::Fraction) -> gst::ClockTime {
+    match (
         u64::try_from(frame_rate.numer()),
         u64::try_from(frame_rate.denom()),
-    ) else {
-        return gst::ClockTime::ZERO;
-    };
-    if numer == 0 {
-        return gst::ClockTime::ZERO;
+    ) {
+        (Ok(numer @ 1..), Ok(denom)) => gst::ClockTime::SECOND
+            .mul_div_ceil(denom, numer)
+            .unwrap_or(gst::ClockTime::MAX),
+        _ => gst::ClockTime::ZERO,
     }
-    gst::ClockTime::SECOND
-        .mul_div_ceil(frames * denom, numer)
-        .unwrap_or(gst::ClockTime::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
     #[test]
-    fn frames_multiply_before_they_divide() {
-        let ntsc = gst::Fraction::new(30000, 1001);
-        assert_eq!(frames(ntsc, 1).nseconds(), 33_366_667);
-        // Three rounded frames would be 100_100_001.
-        assert_eq!(frames(ntsc, 3).nseconds(), 100_100_000);
-        assert_eq!(frames(gst::Fraction::new(0, 1), 3), gst::ClockTime::ZERO);
+    fn intervals_are_those_of_the_frame_rate() {
+        assert_eq!(interval(gst::Fraction::new(30000, 1001)).nseconds(), 33_366_667);
+        assert_eq!(interval(gst::Fraction::new(0, 1)), gst::ClockTime::ZERO);
         assert_eq!(
-            frames(gst::Fraction::new(1, i32::MAX), 2).seconds(),
-            2 * i32::MAX as u64
+            interval(gst::Fraction::new(1, i32::MAX)).seconds(),
+            i32::MAX as u64
         );
-        assert_eq!(frames(gst::Fraction::new(1, i32::MAX), 16), gst::ClockTime::MAX);
     }
 
     #[test]
     fn messages_follow_large_changes_at_most_once_a_second() {
         let latency = Latency::default();
         let start = Instant::now();
-        let measured = |took_ms, at_ms| {
-            let now = start + Duration::from_millis(at_ms);
-            latency.measured(Duration::from_millis(took_ms), Duration::ZERO, 1, now)
+        let news = |took_ms, ahead, at_ms| {
+            latency.measured(ms(took_ms), Duration::ZERO);
+            latency.is_news(ahead, start + ms(at_ms))
         };
-        assert!(measured(100, 0), "the first measurement is news");
-        assert!(!measured(110, 2000), "one per cent is not");
-        assert!(measured(1000, 3000));
-        assert!(!measured(9000, 3500), "too soon after the last");
-        assert!(measured(1000, 4000));
-        // A little more time, but too much for the frame rate now, which is a frame more.
-        latency.reset();
-        latency.set_frame_rate(gst::Fraction::new(25, 1));
-        assert!(measured(39, 5000));
-        assert!((6..10).any(|second| measured(42, 1000 * second)));
+        assert!(news(100, 0, 0), "the first measurement is news");
+        assert!(!news(110, 0, 2000), "one per cent is not");
+        assert!(news(1000, 0, 3000));
+        assert!(!news(9000, 0, 3500), "too soon after the last");
+        assert!(news(1000, 0, 4000));
+        assert!(news(1000, 1, 5000), "a frame before each");
     }
 
     #[test]
     fn too_slow_is_more_than_the_frame_rate_leaves() {
         let latency = Latency::default();
-        let ms = Duration::from_millis;
-        latency.measured(ms(100), ms(20), 2, Instant::now());
-        assert_eq!(latency.overrun(2), None, "the frame rate is unknown");
+        latency.measured(ms(100), ms(20));
+        assert_eq!(latency.overrun(), None, "the frame rate is unknown");
         latency.set_frame_rate(gst::Fraction::new(10, 1));
-        assert_eq!(latency.overrun(2), None, "just in time");
-        let alone = latency.overrun(1).expect("conversions wait for the engine");
-        assert_eq!(alone.taken.mseconds(), 120);
+        assert_eq!(latency.overrun(), None, "just in time");
         latency.set_frame_rate(gst::Fraction::new(25, 1));
-        let overrun = latency.overrun(2).expect("too slow");
+        let overrun = latency.overrun().expect("too slow");
         assert_eq!(
             (overrun.taken.mseconds(), overrun.available.mseconds()),
             (100, 40)
         );
         assert_eq!(overrun.factor(), 2.5);
+        latency.reset();
+        latency.set_frame_rate(gst::Fraction::new(25, 1));
+        latency.measured(ms(10), ms(50));
+        let overrun = latency.overrun().expect("conversions are too slow");
+        assert_eq!(overrun.taken.mseconds(), 50);
     }
 
     #[test]
-    fn added_are_the_frames_waited_for_and_the_measured_time() {
+    fn added_are_the_measured_time_and_that_of_the_frames_ahead() {
         let latency = Latency::default();
-        let ms = Duration::from_millis;
         latency.set_frame_rate(gst::Fraction::new(25, 1));
-        assert_eq!(latency.added(1), gst::ClockTime::ZERO);
-        assert_eq!(latency.added(3).mseconds(), 80);
-        latency.measured(ms(30), ms(5), 2, Instant::now());
-        assert_eq!(latency.added(1).mseconds(), 35);
-        assert_eq!(latency.added(2).mseconds(), 75);
-        latency.set_frame_rate(gst::Fraction::new(100, 1));
-        assert_eq!(latency.added(1).mseconds(), 45, "too slow, a frame more");
+        assert_eq!(latency.added(2), gst::ClockTime::ZERO);
+        latency.measured(ms(30), ms(5));
+        assert_eq!(latency.added(0).mseconds(), 35);
+        assert_eq!(latency.added(2).mseconds(), 95);
         latency.reset();
         assert_eq!(latency.added(2), gst::ClockTime::ZERO);
     }

@@ -5,9 +5,8 @@
 //! generated detail while the pipeline runs and can be automated with a GstController; `strength` mixes the
 //! result with the input.
 //!
-//! Frames keep their format, timestamps, flags and metas. Up to `depth` of them are in flight, so a frame
-//! leaves the element when the one `depth - 1` frames later has come in; the end of the stream and changes of
-//! caps let out what is left.
+//! Frames keep their format, timestamps, flags and metas. Up to `depth` of them are in flight; each leaves the
+//! element as soon as it and those before it are done, on a thread of the source pad's own.
 //!
 //! ## Example launch lines
 //! ```bash
@@ -21,7 +20,7 @@
 //!
 //! `late-policy` says what happens to a frame for which downstream, by QoS events, has no time left. Where the
 //! source is live and the model too slow for its frame rate, a frame that finds the model at work is late as
-//! well, unless the policy is to process it: the source is never held up. The element warns once when the model
+//! well, unless the policy is to process it: the source is not held up. The element warns once when the model
 //! is too slow for somebody who waits.
 //!
 //! The property `qos` of GstBaseTransform is something else: it drops late frames before the element has seen
@@ -54,6 +53,7 @@ mod pace;
 mod pending;
 mod planes;
 mod qos;
+mod queue;
 mod reports;
 mod settings;
 mod stats;

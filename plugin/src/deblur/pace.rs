@@ -3,60 +3,85 @@
 //! Downstream's QoS events are not enough: a sink that does not synchronise sends none, and a camera whose frames wait
 //! for the model loses frames where nobody counts them.
 
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
 use osdd::engine::Engine;
 
-use super::flow::Wait;
 use super::imp::OsddDeblur;
-use super::latency::Overrun;
 use super::lock;
 use super::qos::Late;
+use super::queue::MAX_PENDING;
 use super::settings::LatePolicy;
+
+/// Frames that the model works on, or has yet to.
+fn at_work(engine: &Engine) -> usize {
+    engine.in_flight().saturating_sub(engine.ready())
+}
 
 impl OsddDeblur {
     /// Frames in flight; what is set while the engine runs counts from its next start.
-    pub(super) fn depth(&self) -> i32 {
+    fn depth(&self) -> usize {
         let engine = lock(&self.engine).as_ref().map(|engine| engine.depth());
-        engine
-            .and_then(|depth| i32::try_from(depth).ok())
-            .unwrap_or_else(|| lock(&self.settings).depth)
+        engine.unwrap_or_else(|| usize::try_from(lock(&self.settings).depth).unwrap_or(1))
     }
 
-    /// Whether frames may not wait for the model: the source is live, the user lets late frames go, and the model is too
-    /// slow for the frame rate.
-    fn hurried(&self, policy: LatePolicy) -> Option<Overrun> {
-        (policy != LatePolicy::Process && self.latency.is_live())
-            .then(|| self.latency.overrun(self.depth()))
-            .flatten()
+    /// Whether frames may not wait for the model: the source is live, and the user lets late frames go.
+    fn hurries(&self, policy: LatePolicy) -> bool {
+        policy != LatePolicy::Process && self.latency.is_live()
     }
 
-    /// How long the output of a frame that has just come may be waited for.
-    pub(super) fn patience(&self) -> Wait {
-        let policy = lock(&self.settings).late_policy;
-        match self.hurried(policy) {
-            Some(_) => Wait::No,
-            None if self.latency.is_unsteady() => Wait::ForAll,
-            None => Wait::ForRoom,
+    /// How many frames a frame may find in the engine that come before it.
+    pub(super) fn frames_ahead(&self) -> usize {
+        let others = self.depth().saturating_sub(1);
+        match self.latency.overrun() {
+            Some(_) if self.hurries(lock(&self.settings).late_policy) => 0,
+            Some(_) => others,
+            // They may come in bursts.
+            None if self.latency.is_unsteady() => others,
+            None => 0,
         }
     }
 
-    /// Whether a frame finds the model at work with no time to wait for it, which makes it late. One frame at a time is
-    /// then in the engine, so that those behind it wait no longer than the latency that is reported.
+    /// Whether a frame finds the model at work with no time to wait for it, which makes it late. Where the model is too slow
+    /// for the frame rate, one frame at a time is in the engine, so that those behind it wait no longer than the latency that
+    /// is reported. Where it is not, a frame that takes longer than others holds the source up for one interval between
+    /// frames at most.
     pub(super) fn no_time(
         &self,
         engine: &Engine,
         policy: LatePolicy,
         running_time: Option<gst::ClockTime>,
     ) -> Result<Option<Late>, gst::FlowError> {
-        let Some(overrun) = self.hurried(policy) else {
+        if !self.hurries(policy) {
             return Ok(None);
-        };
-        while let Some(output) = self.next_output(Wait::No)? {
-            self.push(output)?;
         }
-        Ok((engine.in_flight() > 0).then(|| Late {
+        let interval = self.latency.interval();
+        let overrun = self.latency.overrun();
+        let room = overrun.map_or(engine.depth(), |_| 1);
+        let patient = overrun.is_none() && !self.held_up.load(Ordering::Relaxed);
+        let patience = if patient {
+            interval.into()
+        } else {
+            std::time::Duration::ZERO
+        };
+        let has_room = self
+            .queue
+            .wait(Some(Instant::now() + patience), |_| at_work(engine) < room)?;
+        self.held_up.store(!has_room, Ordering::Relaxed);
+        let excess = overrun.map_or(interval, |overrun| overrun.taken - overrun.available);
+        Ok((!has_room).then(|| Late {
             running_time,
-            jitter: i64::try_from((overrun.taken - overrun.available).nseconds()).unwrap_or(i64::MAX),
-            proportion: overrun.factor(),
+            jitter: i64::try_from(excess.nseconds()).unwrap_or(i64::MAX),
+            proportion: overrun.map_or(1.0, |overrun| overrun.factor()),
         }))
+    }
+
+    /// Whether so many frames wait for the model that one more cannot even pass behind them.
+    pub(super) fn is_full_behind_model(&self, engine: &Engine) -> bool {
+        self.latency.is_live()
+            && self.queue.len() >= MAX_PENDING
+            && at_work(engine) > 0
+            && engine.ready() == 0
     }
 }

@@ -1,6 +1,5 @@
-//! What waits for its turn to leave: frames in the engine, frames that pass, and events between them.
+//! What waits for its turn to leave, and how frames are copied in and out.
 
-use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -121,13 +120,12 @@ impl View {
     }
 }
 
-/// What the streaming thread works with. No other thread takes its lock while data flows.
+/// What frames are converted with: by the streaming thread on their way in, by the source pad's on their way out.
 #[derive(Default)]
 pub(crate) struct Stream {
     pub converter: Option<FrameConverter>,
     /// The output shows input and output side by side.
     pub wide: bool,
-    pub pending: VecDeque<Pending>,
     /// A frame was left out, so the next one is marked.
     pub discont: bool,
     spare: Vec<Vec<u8>>,
@@ -175,17 +173,17 @@ impl Stream {
         ))
     }
 
-    /// Lets a frame leave as it came, in its turn.
+    /// A frame that leaves as it came; `at_once`, or when those before it have left.
     ///
     /// # Errors
     ///
     /// There are no caps yet, or the buffer does not fit them.
-    pub fn pass(&mut self, mut input: gst::Buffer, view: View) -> Result<(), FrameError> {
-        let passed = if self.wide || view.split_at.is_some() {
+    pub fn pass(&mut self, mut input: gst::Buffer, view: View, at_once: bool) -> Result<Pending, FrameError> {
+        Ok(if self.wide || view.split_at.is_some() {
             let (frame, kept) = self.copy_in(&input, view)?;
             Pending::Compared { frame, kept }
         } else {
-            if !self.pending.is_empty() {
+            if !at_once {
                 // While it waits, upstream's pool may need the original: see `Metadata`.
                 let copy = input.copy_deep();
                 input = copy.map_err(|error| FrameError::NoMemory(error.to_string()))?;
@@ -194,9 +192,7 @@ impl Stream {
                 input.make_mut().set_flags(gst::BufferFlags::DISCONT);
             }
             Pending::Untouched(input)
-        };
-        self.pending.push_back(passed);
-        Ok(())
+        })
     }
 
     /// Copies a frame that leaves as it came into a buffer with another layout.

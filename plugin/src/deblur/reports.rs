@@ -1,14 +1,15 @@
 //! What the element says on the bus while it works: statistics, and warnings, each at most once from start to stop.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use gst_base::subclass::prelude::*;
 
 use super::imp::OsddDeblur;
 use super::lock;
+use super::qos::Late;
 use super::settings::LatePolicy;
-use super::stats;
+use super::stats::{self, count};
 
 /// Frames before the mean time of a frame is worth a warning: the first ones are slower.
 const FRAMES_TO_JUDGE: u64 = 16;
@@ -20,6 +21,9 @@ pub(crate) struct Warned {
     slow: AtomicBool,
     failed_tiles: AtomicBool,
 }
+
+/// Quality, in QoS messages, of a frame that goes through the model; that of one that passes is 0.
+const FULL_QUALITY: i32 = 1_000_000;
 
 impl Warned {
     pub fn reset(&self) {
@@ -57,6 +61,65 @@ impl OsddDeblur {
         stats::structure(&self.counters, &settings, engine.as_deref())
     }
 
+    /// A frame is late and left out.
+    pub(super) fn leave_out(&self, input: &gst::BufferRef, late: &Late, stream_time: Option<gst::ClockTime>) {
+        count(&self.counters.frames_dropped);
+        self.mark_next();
+        self.post_qos(input, late, stream_time, FULL_QUALITY);
+    }
+
+    /// A frame is late and passes as it came, which is said of the first of several.
+    pub(super) fn lower_quality(
+        &self,
+        input: &gst::BufferRef,
+        late: &Late,
+        stream_time: Option<gst::ClockTime>,
+    ) {
+        if !self.lowered.swap(true, Ordering::Relaxed) {
+            self.post_qos(input, late, stream_time, 0);
+        }
+    }
+
+    /// A frame goes through the model, perhaps after some that were late and passed.
+    pub(super) fn restore_quality(
+        &self,
+        input: &gst::BufferRef,
+        running_time: Option<gst::ClockTime>,
+        stream_time: Option<gst::ClockTime>,
+    ) {
+        if self.lowered.swap(false, Ordering::Relaxed) {
+            let on_time = Late {
+                running_time,
+                jitter: 0,
+                proportion: 1.0,
+            };
+            self.post_qos(input, &on_time, stream_time, FULL_QUALITY);
+        }
+    }
+
+    fn post_qos(
+        &self,
+        input: &gst::BufferRef,
+        late: &Late,
+        stream_time: Option<gst::ClockTime>,
+        quality: i32,
+    ) {
+        let frames = |counter: &AtomicU64| gst::format::Buffers::from_u64(counter.load(Ordering::Relaxed));
+        let message = gst::message::Qos::builder(self.latency.is_live())
+            .src(&*self.obj())
+            .running_time_if_some(late.running_time)
+            .stream_time_if_some(stream_time)
+            .timestamp_if_some(input.pts())
+            .duration_if_some(input.duration())
+            .values(late.jitter, late.proportion, quality)
+            .stats(
+                frames(&self.counters.frames_out),
+                frames(&self.counters.frames_dropped),
+            )
+            .build();
+        self.post(message);
+    }
+
     pub(super) fn warn_of_hdr(&self, caps: &gst::Caps) {
         if first(&self.warned.hdr) {
             gst::element_imp_warning!(
@@ -70,7 +133,7 @@ impl OsddDeblur {
 
     /// Warns of a model that is too slow where somebody waits for it: a live source, or a sink that says it is behind.
     pub(super) fn warn_if_slow(&self) {
-        let Some(overrun) = self.latency.overrun(self.depth()) else {
+        let Some(overrun) = self.latency.overrun() else {
             return;
         };
         let waited_for = self.latency.is_live() || self.qos.is_behind();

@@ -1,7 +1,7 @@
 //! What a user can set: plain values with their defaults, and the properties that show them.
 
 use gst::prelude::*;
-use osdd::engine::{Device, EngineConfig};
+use osdd::engine::{Device, Engine, EngineConfig};
 
 /// The arithmetic of the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, glib::Enum)]
@@ -83,6 +83,14 @@ pub(crate) struct Settings {
     pub compare_labels: bool,
     pub late_policy: LatePolicy,
     pub message_stats: bool,
+}
+
+impl Settings {
+    /// Has a running engine work with what may change while it does.
+    pub fn apply(&self, engine: &Engine) {
+        engine.set_gamma(self.gamma);
+        engine.set_strength(self.strength);
+    }
 }
 
 impl Default for Settings {

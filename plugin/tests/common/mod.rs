@@ -96,6 +96,12 @@ pub fn formats() -> Vec<String> {
         .collect()
 }
 
+/// Pushes until upstream is told what became of a frame, of which those on their way do not know yet.
+pub fn refused(harness: &mut Harness, frame: impl Fn(u64) -> gst::Buffer) -> gst::FlowError {
+    let pushed = (0..100).map(|index| harness.push(frame(index)));
+    pushed.filter_map(Result::err).next().expect("an answer")
+}
+
 pub fn pts(index: u64) -> gst::ClockTime {
     gst::ClockTime::from_mseconds(40 * index)
 }
