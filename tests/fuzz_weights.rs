@@ -1,8 +1,9 @@
-//! Model files at random: bytes that changed, files that end early, configurations that say anything. Loading them gives a
-//! model or an error, never a panic. `PROPTEST_CASES` sets the number of cases.
+//! Model files at random: bytes that changed, files that end early or are in pieces, configurations that say anything. Loading them
+//! gives a model or an error, never a panic, not even one that becomes an error. `PROPTEST_CASES` sets the number of cases.
 
 use std::path::Path;
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use osdd::config::ModelConfig;
 use osdd::engine::{Device, Engine, EngineConfig};
@@ -14,10 +15,21 @@ use serde_json::Value;
 
 const CONFIG: &str = include_str!("fixtures/small_model.json");
 
-/// The weights of a good model, as its file has them.
+/// Panics of any thread.
+static PANICS: LazyLock<AtomicU64> = LazyLock::new(|| {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        PANICS.fetch_add(1, Ordering::SeqCst);
+        report(panic);
+    }));
+    AtomicU64::new(0)
+});
+
+/// The weights of a good model with both adapters, as its file has them.
 static GOOD: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let config = ModelConfig::from_json(CONFIG, "small_model").expect("a configuration");
     let shapes = osdd::model::parameter_shapes(&config).expect("shapes");
+    let lora = osdd::weights::lora_shapes(&config).expect("shapes");
     let random = |(name, shape): (String, Vec<i64>)| {
         let tensor = Init::Normal(0.1).values(1, &name, &shape).expect("a tensor");
         (name, tensor)
@@ -25,8 +37,8 @@ static GOOD: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let weights = Weights {
         config,
         base: shapes.into_iter().map(random).collect(),
-        lora_r: None,
-        lora_s: None,
+        lora_r: Some(lora.clone().into_iter().map(random).collect()),
+        lora_s: Some(lora.into_iter().map(random).collect()),
     };
     let folder = tempfile::tempdir().expect("a temporary folder");
     weights.save(folder.path()).expect("saved");
@@ -43,6 +55,12 @@ fn folder(config: &str, weights: &[u8]) -> tempfile::TempDir {
 
 /// A model that loads must also run, or say why not.
 fn load_and_run(folder: &Path) {
+    let before = PANICS.load(Ordering::SeqCst);
+    try_to_run(folder);
+    assert_eq!(PANICS.load(Ordering::SeqCst), before, "a panic became an error");
+}
+
+fn try_to_run(folder: &Path) {
     if Weights::from_dir(folder).is_err() {
         return;
     }
@@ -118,6 +136,24 @@ proptest! {
             }
         }
         load_and_run(folder(CONFIG, &bytes).path());
+    }
+
+    /// Weights in two files, as large ones are, of which one is not what it was: cut anywhere, or the other one again.
+    #[test]
+    fn weights_in_pieces(change in change(), twice in any::<bool>()) {
+        let two = folder(CONFIG, &GOOD);
+        let second = two.path().join("model-00002-of-00002.safetensors");
+        let mut bytes = GOOD.clone();
+        match change {
+            Change::Byte(at, value) => {
+                let length = bytes.len();
+                bytes[at % length] = value;
+            }
+            Change::End(at) => bytes.truncate(at % GOOD.len()),
+            Change::Append(more) => bytes.extend(more),
+        }
+        std::fs::write(&second, if twice { &GOOD } else { &bytes }).expect("written");
+        load_and_run(two.path());
     }
 
     #[test]

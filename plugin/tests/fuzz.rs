@@ -1,7 +1,10 @@
-//! Caps, sizes and buffers at random: whatever comes, the element answers with frames, a refusal or an error, and the next
-//! stream is fine. `PROPTEST_CASES` sets the number of cases.
+//! Caps, sizes and buffers at random: whatever comes, the element answers with frames, a refusal or an error, without a panic on
+//! any thread, and the next stream is fine. `PROPTEST_CASES` sets the number of cases.
 
 mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::*;
 use gst::prelude::*;
@@ -155,6 +158,15 @@ fn any_stream_is_answered_and_the_next_is_fine() {
         config.cases = cases;
     }
     config.failure_persistence = None;
+    let panics = Arc::new(AtomicU64::new(0));
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new({
+        let panics = panics.clone();
+        move |panic| {
+            panics.fetch_add(1, Ordering::SeqCst);
+            report(panic);
+        }
+    }));
     let mut runner = proptest::test_runner::TestRunner::new(config);
     let result = runner.run(&stream(), |stream| {
         let fine = play_stream(&element, &stream);
@@ -163,6 +175,7 @@ fn any_stream_is_answered_and_the_next_is_fine() {
         prop_assert!(!fine || errors.is_empty(), "{errors:?}");
         element.set_state(gst::State::Null).expect("it stops");
         prop_assert!(play_stream(&element, &good), "after {stream:?}");
+        prop_assert_eq!(panics.load(Ordering::SeqCst), 0);
         // Messages that stay on the bus would hold the harness's pads.
         prop_assert!(complaints(&bus, gst::MessageType::Error).is_empty());
         element.set_state(gst::State::Null).expect("it stops");

@@ -4,6 +4,7 @@ mod common;
 
 use common::*;
 use gst::prelude::*;
+use gst_controller::prelude::*;
 
 fn latency(element: &gst::Element) -> (bool, gst::ClockTime, Option<gst::ClockTime>) {
     let mut query = gst::query::Latency::new();
@@ -175,6 +176,88 @@ fn stats_count_what_happened() {
         stats.get::<String>("device").is_ok_and(|device| device != "auto"),
         "the device that is used: {stats}"
     );
+}
+
+/// Between reading the settings and running with them lies the loading of the model.
+#[test]
+fn what_is_set_while_the_model_loads_counts() {
+    let caps = caps("RGB", 64, 48);
+    let frame = smooth(&info(&caps), 0);
+    let first = |element: &gst::Element| {
+        let mut harness = harness(element);
+        harness.set_src_caps(caps.clone());
+        harness.push(frame.clone()).expect("a frame is taken");
+        bytes(&harness.pull().expect("a frame"))
+    };
+    let expected = {
+        let element = deblur();
+        element.set_property("gamma", 0.1);
+        first(&element)
+    };
+    for wait in 0..8 {
+        let element = deblur();
+        let starting = std::thread::spawn({
+            let element = element.clone();
+            move || element.set_state(gst::State::Paused)
+        });
+        std::thread::sleep(std::time::Duration::from_millis(2 * wait));
+        element.set_property("gamma", 0.1);
+        starting.join().expect("no panic").expect("it starts");
+        assert!(first(&element) == expected, "set after {} ms", 2 * wait);
+        element.set_state(gst::State::Null).expect("it stops");
+    }
+}
+
+/// Frames of an element under a controller that moves a property from 0 to 1 over the first six of them.
+fn controlled(property: &str, inputs: &[gst::Buffer], caps: &gst::Caps) -> Vec<Vec<u8>> {
+    let element = deblur();
+    element.set_property("depth", 3);
+    let source = gst_controller::InterpolationControlSource::new();
+    source.set_mode(gst_controller::InterpolationMode::Linear);
+    let values = source.upcast_ref::<gst_controller::TimedValueControlSource>();
+    assert!(values.set(pts(0), 0.0) && values.set(pts(5), 1.0));
+    let binding = gst_controller::DirectControlBinding::new(&element, property, &source);
+    element
+        .add_control_binding(&binding)
+        .expect("the property is controllable");
+    outputs(&element, inputs, caps)
+}
+
+fn outputs(element: &gst::Element, inputs: &[gst::Buffer], caps: &gst::Caps) -> Vec<Vec<u8>> {
+    let mut harness = harness(element);
+    // Otherwise frames may be late.
+    harness.set_live(false);
+    harness.set_src_caps(caps.clone());
+    for input in inputs {
+        harness.push(input.clone()).expect("a frame is taken");
+    }
+    assert!(harness.push_event(gst::event::Eos::new()));
+    std::iter::from_fn(|| harness.try_pull())
+        .map(|buffer| bytes(&buffer))
+        .collect()
+}
+
+#[test]
+fn a_controller_gives_every_frame_its_own_value() {
+    let caps = caps("RGB", 64, 48);
+    let inputs = (0..6).map(|index| noise(&info(&caps), index)).collect::<Vec<_>>();
+    for property in ["gamma", "strength"] {
+        let moved = controlled(property, &inputs, &caps);
+        assert_eq!(moved.len(), 6);
+        for index in [0, 2, 5] {
+            let element = deblur();
+            element.set_property(property, index as f64 / 5.0);
+            let still = outputs(&element, &inputs[index..=index], &caps);
+            assert!(moved[index] == still[0], "{property}, frame {index}");
+        }
+        // Not because it makes no difference.
+        let element = deblur();
+        element.set_property(property, 0.9);
+        assert!(
+            outputs(&element, &inputs[2..3], &caps)[0] != moved[2],
+            "{property}"
+        );
+    }
 }
 
 #[test]

@@ -43,6 +43,21 @@ fn statistics_are_posted_when_asked_and_at_the_end() {
 }
 
 #[test]
+fn statistics_go_on_when_the_source_falls_silent() {
+    let (element, _folder) = small_deblur();
+    let bus = bus_of(&element);
+    element.set_property("message-stats", true);
+    let caps = caps("I420", 64, 48);
+    let mut harness = harness(&element);
+    harness.set_src_caps(caps.clone());
+    push(&mut harness, &caps, 0..1);
+    for _ in 0..3 {
+        let message = bus.timed_pop_filtered(gst::ClockTime::from_seconds(60), &[gst::MessageType::Element]);
+        assert!(message.is_some(), "no message without another frame");
+    }
+}
+
+#[test]
 fn high_dynamic_range_passes_with_one_warning() {
     let (element, _folder) = small_deblur();
     let bus = bus_of(&element);

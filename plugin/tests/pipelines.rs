@@ -182,15 +182,47 @@ fn gamma_moves_with_every_frame_and_no_frame_is_lost() {
     }
 }
 
+fn caps_of(format: &str) -> gst::Caps {
+    let caps = gst::Caps::builder("video/x-raw").field("format", format);
+    caps.field("width", 64).field("height", 48).build()
+}
+
+/// An application that changes what it wants while it plays: the element's output follows, and no frame is lost.
 #[test]
-fn strength_moves_from_the_input_to_the_output() {
+fn downstream_may_ask_for_another_format_while_frames_flow() {
     let (pipeline, element) = launch(
-        "videotestsrc num-buffers=6 ! video/x-raw,width=64,height=48,framerate=25/1 ! osdddeblur ! fakesink",
+        "videotestsrc num-buffers=200 ! videoconvert ! osdddeblur depth=3 ! capsfilter name=wanted caps=video/x-raw,format=I420,width=64,height=48 ! fakesink",
     );
     let frames = frames_out(&element);
-    let _source = control(&element, "strength", pts(5));
-    assert!(play(&pipeline).is_empty());
-    assert_eq!(frames.load(Ordering::SeqCst), 6);
+    let wanted = pipeline.by_name("wanted").expect("an element");
+    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let formats = Arc::clone(&seen);
+    let src = element.static_pad("src").expect("a source pad");
+    src.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, probe| {
+        if let Some(gst::EventView::Caps(caps)) = probe.event().map(|event| event.view()) {
+            let caps = caps.caps().structure(0).expect("a structure");
+            let format = caps.get::<String>("format").expect("a format");
+            formats.lock().expect("the formats").push(format);
+        }
+        gst::PadProbeReturn::Ok
+    });
+    let count = Arc::clone(&frames);
+    let changing = std::thread::spawn(move || {
+        for (at, format) in [(20, "NV12"), (60, "RGB"), (100, "GRAY8")] {
+            while count.load(Ordering::SeqCst) < at {
+                std::thread::yield_now();
+            }
+            wanted.set_property("caps", caps_of(format));
+        }
+    });
+    let errors = play(&pipeline);
+    changing.join().expect("no panic");
+    assert!(errors.is_empty(), "{errors:?}");
+    assert_eq!(frames.load(Ordering::SeqCst), 200);
+    assert_eq!(
+        *seen.lock().expect("the formats"),
+        ["I420", "NV12", "RGB", "GRAY8"]
+    );
 }
 
 #[test]

@@ -200,16 +200,64 @@ impl Soak {
         self.harness().push_upstream_event(event);
     }
 
-    /// A frame that is too short for its caps: one error, and the element has to be started again.
+    /// What stops the element: one error, and it has to be started again.
     fn fault(&mut self) {
         self.element.set_property("strength", 1.0);
         self.element.set_property_from_str("late-policy", "process");
+        match self.random.below(4) {
+            0 => self.short_frame(),
+            1 => self.engine_failure(),
+            2 => self.missing_model(),
+            _ => self.downstream_failure(),
+        }
+        self.restart();
+    }
+
+    /// A frame that is too short for its caps.
+    fn short_frame(&mut self) {
         let size = info(&self.caps).size() / 2;
         let short = gst::Buffer::from_mut_slice(vec![0; size]);
         assert_eq!(self.harness().push(short), Err(gst::FlowError::Error));
         self.take();
         assert_eq!(complaints(&self.bus, gst::MessageType::Error).len(), 1);
-        self.restart();
+    }
+
+    /// A frame that the engine has no tiles for.
+    fn engine_failure(&mut self) {
+        let longest = caps("GRAY8", (1 << 20) + 1, 1);
+        self.harness().set_src_caps(longest.clone());
+        self.take();
+        let answer = refused(self.harness(), |index| noise(&info(&longest), index));
+        assert_eq!(answer, gst::FlowError::Error);
+        assert_eq!(complaints(&self.bus, gst::MessageType::Error).len(), 1);
+    }
+
+    /// A start without its model.
+    fn missing_model(&mut self) {
+        self.stop();
+        let model = self.element.property::<String>("model");
+        self.element.set_property("model", "/nowhere");
+        assert!(self.element.set_state(gst::State::Paused).is_err());
+        assert_eq!(complaints(&self.bus, gst::MessageType::Error).len(), 1);
+        self.element.set_state(gst::State::Null).expect("it stops");
+        self.element.set_property("model", model);
+        self.start();
+    }
+
+    /// Downstream takes no more; what is under way is lost with it, and that is no error of the element's.
+    fn downstream_failure(&mut self) {
+        let src = self.element.static_pad("src").expect("a source pad");
+        let probe = src.add_probe(gst::PadProbeType::BUFFER, |_, probe| {
+            probe.flow_res = Err(gst::FlowError::NotLinked);
+            gst::PadProbeReturn::Handled
+        });
+        let info = info(&self.caps);
+        let answer = refused(self.harness(), |index| noise(&info, index));
+        assert_eq!(answer, gst::FlowError::NotLinked);
+        src.remove_probe(probe.expect("a probe"));
+        while self.harness().try_pull().is_some() {}
+        self.flushed += self.waiting.drain(..).count() as u64;
+        assert!(complaints(&self.bus, gst::MessageType::Error).is_empty());
     }
 
     fn restart(&mut self) {

@@ -136,6 +136,40 @@ fn pausing_again_and_again_loses_no_frame() {
     assert_eq!(*numbers.lock().expect("the numbers"), (0..9).collect::<Vec<_>>());
 }
 
+/// For `OSDD_PAUSE_SECONDS`, or one: a live source goes on where it is then, a file where it was.
+#[test]
+fn a_long_pause_is_followed_by_what_comes_next() {
+    let seconds = std::env::var("OSDD_PAUSE_SECONDS").ok();
+    let seconds = seconds.and_then(|text| text.parse().ok()).unwrap_or(1);
+    for live in [true, false] {
+        let pipeline = pipeline(&format!(
+            "videotestsrc is-live={live} ! video/x-raw,format=I420,width=64,height=48,framerate=25/1 \
+             ! osdddeblur name=deblur depth=3 tile-size=64 tile-overlap=16 ! fakesink name=sink sync=true"
+        ));
+        // A live source may make a frame twice.
+        let made = numbers(&sink_pad(&pipeline, "deblur"));
+        let numbers = numbers(&sink_pad(&pipeline, "sink"));
+        let wait_for = |count: usize| {
+            while numbers.lock().expect("the numbers").len() < count {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+        };
+        pipeline.set_state(gst::State::Playing).expect("it plays");
+        wait_for(5);
+        pipeline.set_state(gst::State::Paused).expect("it pauses");
+        std::thread::sleep(std::time::Duration::from_secs(seconds));
+        let paused = numbers.lock().expect("the numbers").len();
+        pipeline.set_state(gst::State::Playing).expect("it plays");
+        wait_for(paused + 10);
+        pipeline.set_state(gst::State::Null).expect("it stops");
+        let bus = pipeline.bus().expect("a bus");
+        assert!(complaints(&bus, gst::MessageType::Error).is_empty());
+        let numbers = numbers.lock().expect("the numbers");
+        let made = made.lock().expect("the numbers");
+        assert!(made.starts_with(&numbers), "live {live}: {numbers:?} of {made:?}");
+    }
+}
+
 #[test]
 fn eight_elements_share_one_model() {
     let folder = tempfile::tempdir().expect("a temporary folder");
