@@ -326,13 +326,23 @@ fn a_frame_that_does_not_fit_its_caps_is_one_error() {
 }
 
 #[test]
-fn fields_apart_are_refused_with_the_way_out() {
+fn what_is_apart_is_refused_with_the_way_out() {
+    for (field, value, way_out) in [
+        ("interlace-mode", "fields", "deinterlace"),
+        ("multiview-mode", "separated", "each view"),
+    ] {
+        refused_caps(field, value, way_out);
+    }
+}
+
+fn refused_caps(field: &str, value: &str, way_out: &str) {
     let element = deblur();
     let bus = gst::Bus::new();
     element.set_bus(Some(&bus));
     let mut harness = harness(&element);
     let mut caps = caps("I420", 64, 48);
-    caps.make_mut().set("interlace-mode", "fields");
+    caps.make_mut().set(field, value);
+    caps.make_mut().set("views", 2);
     harness.set_src_caps(caps.clone());
     for index in 0..3 {
         let refused = harness.push(noise(&info(&caps), index));
@@ -340,5 +350,5 @@ fn fields_apart_are_refused_with_the_way_out() {
     }
     let errors = complaints(&bus, gst::MessageType::Error);
     assert_eq!(errors.len(), 1, "{errors:?}");
-    assert!(errors[0].message().contains("deinterlace"), "{}", errors[0]);
+    assert!(errors[0].message().contains(way_out), "{}", errors[0]);
 }

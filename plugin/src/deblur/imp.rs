@@ -254,6 +254,14 @@ impl BaseTransformImpl for OsddDeblur {
             ));
             return Err(gst::loggable_error!(CAT, "fields apart in {incaps}"));
         }
+        if sink_info.views() > 1 && sink_info.multiview_mode() == gst_video::VideoMultiviewMode::Separated {
+            let _ = self.fail(gst::error_msg!(
+                gst::StreamError::Format,
+                ("Video with its views apart is not supported. Deblur each view by an element of its own."),
+                ["caps {incaps}"]
+            ));
+            return Err(gst::loggable_error!(CAT, "views apart in {incaps}"));
+        }
         let converter = FrameConverter::new(&sink_info, &src_info).map_err(|error| {
             if matches!(error, FrameError::NoMemory(_)) {
                 let _ = self.fail(error.message());
