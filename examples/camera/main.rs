@@ -4,12 +4,16 @@
 //! cargo run --release --example camera -- [--test | --source SOURCE] [--sink SINK]
 //! ```
 //!
-//! Keys in the window, or letters and Enter at the terminal: `+` and `-` change gamma, `c` compares, `r` records and
-//! stops recording, `q` quits. A click into the window moves the line of the comparison. The window is the sink's
-//! own, so that nothing but GStreamer is needed. Without a source it is the first camera; any elements that make raw
+//! In the window are a slider for gamma, a switch to compare and a button to record; a click into the picture moves the
+//! line of the comparison. Keys there, or letters and Enter at the terminal, do the same: `+` and `-` change gamma, `c`
+//! compares, `r` records and stops recording, `q` quits. The window is the sink's own, and what is in it is drawn into the
+//! video, so that nothing but GStreamer is needed. Without a source it is the first camera; any elements that make raw
 //! video will do, as in `--source "v4l2src device=/dev/video1"`.
 //!
 //! GStreamer must find the plugin: `make install`, or GST_PLUGIN_PATH=target/release.
+
+mod controls;
+mod recording;
 
 use std::io::BufRead;
 use std::process::ExitCode;
@@ -18,18 +22,17 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use anyhow::{Context, Result, bail};
 use gst::prelude::*;
 
+use controls::{Controls, Place, Shown};
+use recording::Recording;
+
 /// The test picture is small enough for the default model on a CPU.
 const TEST: &str = "videotestsrc is-live=true pattern=ball ! video/x-raw,width=320,height=240,framerate=15/1";
-
-/// What the recording needs of a frame on its way to the file. Frames wait here while the encoder is busy.
-const RECORDING: &str = "queue max-size-bytes=0 max-size-buffers=0 max-size-time=5000000000 ! videoconvert \
-    ! x264enc tune=zerolatency speed-preset=veryfast ! h264parse ! mp4mux ! filesink name=file async=false";
 
 /// What the user wants.
 enum Command {
     Key(char),
-    /// The line of the comparison, from the left in 0..=1.
-    Line(f64),
+    /// A click, or the mouse drawn with its button down.
+    Mouse(Place),
 }
 
 fn main() -> ExitCode {
@@ -70,29 +73,47 @@ fn run() -> Result<()> {
     done
 }
 
-/// Key presses and clicks come up from the window as navigation events.
+/// Key presses and the mouse come up from the window as navigation events.
 fn listen_to_window(deblur: &gst::Element, commands: Sender<Command>) {
     let pad = deblur.static_pad("src").expect("a filter has a source pad");
+    let mut dragged = None;
+    let mut command = move |pad: &gst::Pad, structure: &gst::StructureRef| {
+        let mouse = || {
+            let controls = Controls::of(&pad.current_caps()?)?;
+            let at = |name| structure.get::<f64>(name).ok();
+            Some((controls, at("pointer_x")?, at("pointer_y")?))
+        };
+        match structure.get::<&str>("event").ok()? {
+            "key-press" => match structure.get::<&str>("key").ok()? {
+                "plus" | "KP_Add" | "Up" => Some(Command::Key('+')),
+                "minus" | "KP_Subtract" | "Down" => Some(Command::Key('-')),
+                key => key.chars().next().filter(|_| key.len() == 1).map(Command::Key),
+            },
+            "mouse-button-press" => {
+                let (controls, x, y) = mouse()?;
+                let place = controls.place(x, y);
+                dragged = Some(place);
+                Some(Command::Mouse(place))
+            }
+            "mouse-move" => {
+                let (controls, x, _) = mouse()?;
+                controls.drag(dragged?, x).map(Command::Mouse)
+            }
+            "mouse-button-release" => {
+                dragged = None;
+                None
+            }
+            _ => None,
+        }
+    };
+    let commands_of = std::sync::Mutex::new((move |pad: &_, s: &_| command(pad, s), commands));
     pad.add_probe(gst::PadProbeType::EVENT_UPSTREAM, move |pad, probe| {
         let structure = probe.event().and_then(|event| event.structure());
-        let command = structure
-            .filter(|s| s.name() == "application/x-gst-navigation")
-            .and_then(|s| match s.get::<&str>("event").ok()? {
-                "key-press" => match s.get::<&str>("key").ok()? {
-                    "plus" | "KP_Add" | "Up" => Some(Command::Key('+')),
-                    "minus" | "KP_Subtract" | "Down" => Some(Command::Key('-')),
-                    key => key.chars().next().filter(|_| key.len() == 1).map(Command::Key),
-                },
-                "mouse-button-press" => {
-                    let caps = pad.current_caps()?;
-                    let width = caps.structure(0)?.get::<i32>("width").ok()?;
-                    let line = s.get::<f64>("pointer_x").ok()? / f64::from(width);
-                    Some(Command::Line(line.clamp(0.0, 1.0)))
-                }
-                _ => None,
-            });
-        // Nobody listens any more once the program ends.
-        let _ = command.map(|command| commands.send(command));
+        if let Some(structure) = structure.filter(|s| s.name() == "application/x-gst-navigation") {
+            let (command, commands) = &mut *commands_of.lock().expect("nothing panics under it");
+            // Nobody listens any more once the program ends.
+            let _ = command(pad, structure).map(|command| commands.send(command));
+        }
         gst::PadProbeReturn::Ok
     });
 }
@@ -111,17 +132,17 @@ struct Camera {
     pipeline: gst::Pipeline,
     deblur: gst::Element,
     tee: gst::Element,
-    status: gst::Element,
+    overlay: gst::Element,
 }
 
 impl Camera {
     fn new(source: &str, sink: &str) -> Result<Self> {
-        // Both branches of the tee show what the element makes; only the window has the line of text. A model that is too
+        // Both branches of the tee show what the element makes; only the window has the controls. A model that is too
         // slow lets frames pass, so that the camera never waits.
         let launch = format!(
             "{source} ! videoconvert ! videoscale ! video/x-raw,width=[1,640] ! queue leaky=downstream max-size-buffers=2 \
              ! osdddeblur name=deblur depth=1 late-policy=passthrough ! tee name=tee \
-             ! queue ! videoconvert ! textoverlay name=status valignment=top halignment=left font-desc=\"Sans 16\" shaded-background=true ! {sink}"
+             ! queue ! videoconvert ! rsvgoverlay name=controls ! videoconvert ! {sink}"
         );
         let pipeline =
             gst::parse::launch(&launch).context("cannot build the pipeline; is the plugin installed?")?;
@@ -129,14 +150,14 @@ impl Camera {
             .downcast::<gst::Pipeline>()
             .expect("several elements make a pipeline");
         let element = |name| pipeline.by_name(name).expect("the launch line names it");
-        let (deblur, tee, status) = (element("deblur"), element("tee"), element("status"));
+        let (deblur, tee, overlay) = (element("deblur"), element("tee"), element("controls"));
         // The end of a recording is an end of the stream in one branch; without this only the end of all is told.
         pipeline.set_property("message-forward", true);
         Ok(Camera {
             pipeline,
             deblur,
             tee,
-            status,
+            overlay,
         })
     }
 
@@ -146,10 +167,16 @@ impl Camera {
         // Where the state change fails, the message that says why is on the bus.
         let _ = self.pipeline.set_state(gst::State::Playing);
         let (mut recording, mut quitting) = (None, false);
+        let mut shown = None;
         while !quitting || recording.is_some() {
             for command in commands.try_iter() {
                 match command {
-                    Command::Line(line) => self.deblur.set_property("compare-position", line),
+                    Command::Mouse(Place::Gamma(gamma)) => self.deblur.set_property("gamma", gamma),
+                    Command::Mouse(Place::Picture(line)) => {
+                        self.deblur.set_property("compare-position", line)
+                    }
+                    Command::Mouse(Place::Compare) => self.switch_compare(),
+                    Command::Mouse(Place::Record) => self.switch_recording(&mut recording),
                     Command::Key('+') => self.change_gamma(0.1),
                     Command::Key('-') => self.change_gamma(-0.1),
                     Command::Key('c') => self.switch_compare(),
@@ -161,7 +188,7 @@ impl Camera {
                     Command::Key(_) => {}
                 }
             }
-            self.show_status(recording.is_some());
+            self.show_controls(recording.is_some(), &mut shown);
             let Some(message) = bus.timed_pop(gst::ClockTime::from_mseconds(50)) else {
                 continue;
             };
@@ -179,11 +206,25 @@ impl Camera {
         Ok(())
     }
 
-    fn show_status(&self, recording: bool) {
-        let gamma = self.deblur.property::<f64>("gamma");
-        let recording = if recording { "   recording" } else { "" };
-        self.status
-            .set_property("text", format!("gamma {gamma:.1}{recording}"));
+    /// Draws the controls anew where they have changed.
+    fn show_controls(&self, recording: bool, shown: &mut Option<(Controls, Shown)>) {
+        let pad = self.deblur.static_pad("src").expect("a filter has a source pad");
+        let Some(controls) = pad.current_caps().and_then(|caps| Controls::of(&caps)) else {
+            return;
+        };
+        let now = Shown {
+            gamma: self.deblur.property("gamma"),
+            comparing: self.compares(),
+            recording,
+        };
+        if shown.replace((controls, now)) != Some((controls, now)) {
+            self.overlay.set_property("data", controls.draw(now));
+        }
+    }
+
+    fn compares(&self) -> bool {
+        let compare = self.deblur.property_value("compare");
+        gst::glib::EnumValue::from_value(&compare).is_some_and(|(_, value)| value.nick() != "off")
     }
 
     fn change_gamma(&self, step: f64) {
@@ -193,10 +234,8 @@ impl Camera {
 
     /// Off or split. Side by side would change the size of the frames, which the file could not follow.
     fn switch_compare(&self) {
-        let compare = self.deblur.property_value("compare");
-        let off = gst::glib::EnumValue::from_value(&compare).is_some_and(|(_, value)| value.nick() == "off");
-        self.deblur
-            .set_property_from_str("compare", if off { "split" } else { "off" });
+        let compare = if self.compares() { "off" } else { "split" };
+        self.deblur.set_property_from_str("compare", compare);
     }
 
     fn switch_recording(&self, recording: &mut Option<Recording>) {
@@ -207,77 +246,5 @@ impl Camera {
                 Err(error) => eprintln!("camera: {error:#}"),
             },
         }
-    }
-}
-
-/// A branch of the pipeline that comes and goes while the others play on.
-struct Recording {
-    bin: gst::Bin,
-    tee_pad: gst::Pad,
-    file: String,
-    stopping: bool,
-}
-
-impl Recording {
-    fn start(pipeline: &gst::Pipeline, tee: &gst::Element) -> Result<Self> {
-        let names = (1..).map(|number| format!("camera-{number}.mp4"));
-        let file = names
-            .into_iter()
-            .find(|name| !std::path::Path::new(name).exists())
-            .expect("names do not run out");
-        let bin = gst::parse::bin_from_description(RECORDING, true).context("cannot record")?;
-        let sink = bin.by_name("file").expect("the description names it");
-        sink.set_property("location", &file);
-        // Opens the file, so that one that cannot be written does not stop the camera.
-        if bin.set_state(gst::State::Paused).is_err() {
-            bin.set_state(gst::State::Null)?;
-            bail!("cannot write {file}");
-        }
-        pipeline.add(&bin)?;
-        bin.sync_state_with_parent()?;
-        let tee_pad = tee
-            .request_pad_simple("src_%u")
-            .context("the tee has no pad left")?;
-        tee_pad.link(&bin.static_pad("sink").expect("the bin has the queue's pad"))?;
-        Ok(Recording {
-            bin,
-            tee_pad,
-            file,
-            stopping: false,
-        })
-    }
-
-    /// Takes the branch off the tee and tells it that this is the end: the muxer then completes the file.
-    fn stop(&mut self) {
-        if std::mem::replace(&mut self.stopping, true) {
-            return;
-        }
-        // Between two frames, whichever thread that is in.
-        self.tee_pad.add_probe(gst::PadProbeType::IDLE, |pad, _| {
-            if let Some(peer) = pad.peer() {
-                let _ = pad.unlink(&peer);
-                peer.send_event(gst::event::Eos::new());
-            }
-            gst::PadProbeReturn::Remove
-        });
-    }
-
-    /// Whether the message says that the file is complete.
-    fn is_ended_by(&self, message: &gst::Message) -> bool {
-        let forwarded = message
-            .structure()
-            .filter(|structure| structure.name() == "GstBinForwarded");
-        let forwarded = forwarded.and_then(|structure| structure.get::<gst::Message>("message").ok());
-        forwarded.is_some_and(|forwarded| {
-            forwarded.type_() == gst::MessageType::Eos && forwarded.src() == Some(self.bin.upcast_ref())
-        })
-    }
-
-    fn remove(self, pipeline: &gst::Pipeline, tee: &gst::Element) -> Result<()> {
-        self.bin.set_state(gst::State::Null)?;
-        pipeline.remove(&self.bin)?;
-        tee.release_request_pad(&self.tee_pad);
-        println!("wrote {}", self.file);
-        Ok(())
     }
 }
