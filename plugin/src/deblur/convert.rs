@@ -11,10 +11,15 @@ use super::{
     formats::{engine_format, rgb_info, with_enough_chroma, with_known_colorimetry},
     layout::{self, bytes},
     planes,
+    repack::Repack,
 };
 
 /// Converts between frames of one pair of caps and frames of the engine.
 pub(crate) struct FrameConverter {
+    /// The source pad's layout.
+    pad_info: gst_video::VideoInfo,
+    /// Where the pads' samples are not whole bytes; the layouts below are then of frames where they are.
+    repack: Option<Repack>,
     sink_info: gst_video::VideoInfo,
     src_info: gst_video::VideoInfo,
     /// What the caps say; frames may have to be converted as something else.
@@ -44,6 +49,9 @@ impl FrameConverter {
         let interlace_mode = sink_info.interlace_mode();
         let sink_info = with_enough_chroma(&with_known_colorimetry(sink_info)?)?;
         let src_info = with_enough_chroma(&with_known_colorimetry(src_info)?)?;
+        let pad_info = src_info.clone();
+        let repack = Repack::of(&sink_info, &src_info)?;
+        let (sink_info, src_info) = repack.as_ref().map_or((sink_info, src_info), Repack::plain);
         let sink_rgb_info = rgb_info(&sink_info, format)?;
         let src_rgb_info = rgb_info(&src_info, format)?;
         let samples = Samples::of(&sink_info).filter(|_| sink_info.width() == src_info.width());
@@ -52,6 +60,8 @@ impl FrameConverter {
             None => gst::Buffer::new(),
         };
         Ok(Self {
+            pad_info,
+            repack,
             samples,
             before,
             to_rgb: Converter::new(&sink_info, &sink_rgb_info)?,
@@ -67,7 +77,7 @@ impl FrameConverter {
 
     /// The layout of the buffers on the source pad.
     pub fn src_info(&self) -> &gst_video::VideoInfo {
-        &self.src_info
+        &self.pad_info
     }
 
     /// Whether the samples are PQ or HLG. The model has learned from standard dynamic range: these curves would be damaged.
@@ -99,7 +109,12 @@ impl FrameConverter {
         buffer: &gst::BufferRef,
         recycled: [Vec<u8>; 2],
     ) -> Result<(Frame, Option<Vec<u8>>), FrameError> {
-        let buffer = layout::readable(buffer, &self.sink_info)?;
+        let unpacked = self
+            .repack
+            .as_ref()
+            .map(|repack| repack.unpack(buffer))
+            .transpose()?;
+        let buffer = layout::readable(unpacked.as_deref().unwrap_or(buffer), &self.sink_info)?;
         let input = gst_video::VideoFrameRef::from_buffer_ref_readable(&buffer, &self.sink_info)?;
         let [first, second] = recycled;
         let mut rgb = gst::Buffer::from_mut_slice(bytes(first, self.sink_rgb_info.size())?);
@@ -139,7 +154,12 @@ impl FrameConverter {
         original: Option<Vec<u8>>,
         buffer: &mut gst::BufferRef,
     ) -> Result<impl IntoIterator<Item = Vec<u8>> + use<>, FrameError> {
-        let info = self.src_info.clone();
+        if let Some(repack) = self.repack.take() {
+            let written = repack.pack(buffer, |plain| self.write_plain(frame, input, original, plain));
+            self.repack = Some(repack);
+            return written;
+        }
+        let info = self.pad_info.clone();
         layout::write(buffer, &info, |buffer| {
             self.write_plain(frame, input, original, buffer)
         })
@@ -180,10 +200,10 @@ impl FrameConverter {
     ///
     /// One of the buffers is too small for its caps or for its video meta, or cannot be mapped.
     pub fn copy(&self, from: &gst::BufferRef, to: &mut gst::BufferRef) -> Result<(), FrameError> {
-        let from = layout::readable(from, &self.src_info)?;
-        let from = gst_video::VideoFrameRef::from_buffer_ref_readable(&from, &self.src_info)?;
-        layout::write(to, &self.src_info, |to| {
-            let mut to = gst_video::VideoFrameRef::from_buffer_ref_writable(to, &self.src_info)?;
+        let from = layout::readable(from, &self.pad_info)?;
+        let from = gst_video::VideoFrameRef::from_buffer_ref_readable(&from, &self.pad_info)?;
+        layout::write(to, &self.pad_info, |to| {
+            let mut to = gst_video::VideoFrameRef::from_buffer_ref_writable(to, &self.pad_info)?;
             Ok(planes::copy(&from, &mut to)?)
         })
     }
@@ -217,30 +237,51 @@ fn into_data(buffer: gst::Buffer) -> Result<Vec<u8>, glib::BoolError> {
 }
 
 /// GstVideoConverter, for frames of any size.
-struct Converter {
+pub(super) struct Converter {
     converter: gst_video::VideoConverter,
     from: gst_video::VideoInfo,
     to: gst_video::VideoInfo,
+    config: gst_video::VideoConverterConfig,
 }
 
 impl Converter {
     fn new(from: &gst_video::VideoInfo, to: &gst_video::VideoInfo) -> Result<Self, glib::BoolError> {
-        let converter = gst_video::VideoConverter::new(from, to, Some(Self::config()))?;
+        Self::with_config(from, to, Self::config())
+    }
+
+    /// Where both have the same samples, and nothing but their places changes.
+    pub fn of_samples(
+        from: &gst_video::VideoInfo,
+        to: &gst_video::VideoInfo,
+    ) -> Result<Self, glib::BoolError> {
+        let mut config = Self::config();
+        config.set_chroma_mode(gst_video::VideoChromaMode::None);
+        config.set_matrix_mode(gst_video::VideoMatrixMode::None);
+        Self::with_config(from, to, config)
+    }
+
+    fn with_config(
+        from: &gst_video::VideoInfo,
+        to: &gst_video::VideoInfo,
+        config: gst_video::VideoConverterConfig,
+    ) -> Result<Self, glib::BoolError> {
         Ok(Self {
-            converter,
+            converter: gst_video::VideoConverter::new(from, to, Some(config.clone()))?,
             from: from.clone(),
             to: to.clone(),
+            config,
         })
     }
 
-    fn convert(
+    pub fn convert(
         &self,
         from: &gst_video::VideoFrameRef<&gst::BufferRef>,
         to: &mut gst_video::VideoFrameRef<&mut gst::BufferRef>,
     ) -> Result<(), glib::BoolError> {
         if self.to.height() <= 2 {
             // GstVideoConverter (1.22) takes lines of so low a frame from the one before it.
-            gst_video::VideoConverter::new(&self.from, &self.to, Some(Self::config()))?.frame_ref(from, to);
+            gst_video::VideoConverter::new(&self.from, &self.to, Some(self.config.clone()))?
+                .frame_ref(from, to);
         } else {
             self.converter.frame_ref(from, to);
         }

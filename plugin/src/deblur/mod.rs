@@ -54,6 +54,7 @@ mod pending;
 mod planes;
 mod qos;
 mod queue;
+mod repack;
 mod reports;
 mod settings;
 mod stats;
