@@ -224,6 +224,33 @@ fn upstream_is_told_what_downstream_keeps() {
     assert_eq!(least, Some(3));
 }
 
+/// What downstream's hardware needs of a buffer, and what conversions like of upstream's.
+#[test]
+fn memory_is_aligned_as_either_side_asks() {
+    let (element, harness, _) = started(&[]);
+    let src = element.static_pad("src").expect("a source pad");
+    src.add_probe(gst::PadProbeType::QUERY_DOWNSTREAM, |_, probe| {
+        if let Some(gst::QueryViewMut::Allocation(query)) = probe.query_mut().map(|query| query.view_mut()) {
+            let params = gst::AllocationParams::new(gst::MemoryFlags::empty(), 4095, 0, 0);
+            query.add_allocation_param(None::<&gst::Allocator>, params);
+            return gst::PadProbeReturn::Handled;
+        }
+        gst::PadProbeReturn::Ok
+    });
+    src.mark_reconfigure();
+    let mut harness = harness;
+    for index in 0..4 {
+        push(&mut harness, &info(&caps("I420", 64, 48)), index);
+        let frame = harness.pull().expect("a frame");
+        let address = frame.map_readable().expect("mapped").as_ptr() as usize;
+        assert_eq!(address % 4096, 0);
+    }
+    let mut query = gst::query::Allocation::new(Some(&caps("I420", 64, 48)), true);
+    assert!(element.static_pad("sink").expect("a sink pad").query(&mut query));
+    let align = query.allocation_params().map(|(_, params)| params.align()).max();
+    assert!(align.is_some_and(|align| align & 31 == 31), "{align:?}");
+}
+
 /// While the streaming thread waits in a sink that has its first frame.
 #[test]
 fn the_position_is_told_while_the_stream_is_blocked() {

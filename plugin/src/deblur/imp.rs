@@ -31,6 +31,9 @@ use super::{
 };
 use crate::log::CAT;
 
+/// The bits of an address that are zero where a frame starts: 32 bytes, as AVX2 reads.
+const ALIGN: usize = 31;
+
 /// Nothing here is locked while the engine works or a buffer is pushed.
 #[derive(Default)]
 pub struct OsddDeblur {
@@ -296,6 +299,11 @@ impl BaseTransformImpl for OsddDeblur {
     ) -> Result<(), gst::LoggableError> {
         self.parent_propose_allocation(decide_query, query)?;
         query.add_allocation_meta::<gst_video::VideoMeta>(None);
+        if query.allocation_params().next().is_none() {
+            // Conversions are faster where rows start at a vector's address.
+            let aligned = gst::AllocationParams::new(gst::MemoryFlags::empty(), ALIGN, 0, 0);
+            query.add_allocation_param(None::<&gst::Allocator>, aligned);
+        }
         // Frames that pass are upstream's own buffers, so its pool needs those that downstream keeps.
         let kept = decide_query.and_then(|decided| decided.allocation_pools().next());
         let untouched = lock(&self.settings).compare != Compare::SideBySide;
