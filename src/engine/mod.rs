@@ -20,6 +20,7 @@
     reason = "a frame that is not taken goes back to the caller, in the error"
 )]
 
+mod blend;
 mod budget;
 mod config;
 mod flight;

@@ -6,6 +6,7 @@ use tch::{Device, Kind, Tensor};
 use crate::Result;
 use crate::device::pinned;
 use crate::frame::{Frame, PixelFormat, reserve};
+use crate::nn::by_rows;
 
 /// R, G and B as `[1, 3, H, W]`, float32, in [-1, 1], channels-last, on `device`.
 pub(super) fn to_tensor(frame: &Frame, device: Device) -> Result<Tensor> {
@@ -89,24 +90,27 @@ fn to_tensor_in_one_pass(frame: &Frame) -> Result<Tensor> {
     let scale = 2.0 / frame.format.full_scale() as f32;
     // SAFETY: nobody else has this tensor yet; it has that many numbers.
     let values = unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<f32>(), tensor.numel()) };
-    let samples = &frame.data[..];
-    Arch::new().dispatch(
-        #[inline(always)]
-        || match frame.format {
-            PixelFormat::Rgb8 => values_of_bytes(values, samples, scale),
-            PixelFormat::Rgb16 => values_of_words(values, samples, scale),
-            PixelFormat::Rgba8 => {
-                for (values, pixel) in values.chunks_exact_mut(3).zip(samples.chunks_exact(4)) {
-                    values_of_bytes(values, pixel, scale);
+    let (width, bytes) = (3 * frame.width, frame.width * frame.format.bytes_per_pixel());
+    by_rows(values, width, |first, values| {
+        let samples = &frame.data[first * bytes..];
+        Arch::new().dispatch(
+            #[inline(always)]
+            || match frame.format {
+                PixelFormat::Rgb8 => values_of_bytes(values, samples, scale),
+                PixelFormat::Rgb16 => values_of_words(values, samples, scale),
+                PixelFormat::Rgba8 => {
+                    for (values, pixel) in values.chunks_exact_mut(3).zip(samples.chunks_exact(4)) {
+                        values_of_bytes(values, pixel, scale);
+                    }
                 }
-            }
-            PixelFormat::Rgba16 => {
-                for (values, pixel) in values.chunks_exact_mut(3).zip(samples.chunks_exact(8)) {
-                    values_of_words(values, pixel, scale);
+                PixelFormat::Rgba16 => {
+                    for (values, pixel) in values.chunks_exact_mut(3).zip(samples.chunks_exact(8)) {
+                        values_of_words(values, pixel, scale);
+                    }
                 }
-            }
-        },
-    );
+            },
+        );
+    });
     Ok(tensor.f_permute([0, 3, 1, 2])?)
 }
 
@@ -126,29 +130,40 @@ fn values_of_words(values: &mut [f32], samples: &[u8], scale: f32) {
 
 fn from_tensor_in_one_pass(tensor: &Tensor, input: &Frame) -> Result<Frame> {
     let rows = tensor.f_permute([0, 2, 3, 1])?.f_contiguous()?;
-    // Alpha is the input's.
-    let mut frame = input.try_clone()?;
+    let mut frame = match input.format.channels() {
+        // Alpha is the input's.
+        4 => input.try_clone()?,
+        _ => {
+            let mut data = Vec::new();
+            reserve(&mut data, input.data.len())?;
+            data.resize(input.data.len(), 0);
+            Frame::from_data(input.width, input.height, input.format, data)?
+        }
+    };
     let full = input.format.full_scale() as f32;
     // SAFETY: float32, on the CPU and without gaps.
     let values = unsafe { std::slice::from_raw_parts(rows.data_ptr().cast::<f32>(), rows.numel()) };
-    let samples = &mut frame.data[..];
-    Arch::new().dispatch(
-        #[inline(always)]
-        || match input.format {
-            PixelFormat::Rgb8 => bytes_of_values(samples, values, full),
-            PixelFormat::Rgb16 => words_of_values(samples, values, full),
-            PixelFormat::Rgba8 => {
-                for (values, pixel) in values.chunks_exact(3).zip(samples.chunks_exact_mut(4)) {
-                    bytes_of_values(pixel, values, full);
+    let (width, bytes) = (3 * input.width, input.width * input.format.bytes_per_pixel());
+    by_rows(&mut frame.data, bytes, |first, samples| {
+        let values = &values[first * width..];
+        Arch::new().dispatch(
+            #[inline(always)]
+            || match input.format {
+                PixelFormat::Rgb8 => bytes_of_values(samples, values, full),
+                PixelFormat::Rgb16 => words_of_values(samples, values, full),
+                PixelFormat::Rgba8 => {
+                    for (values, pixel) in values.chunks_exact(3).zip(samples.chunks_exact_mut(4)) {
+                        bytes_of_values(pixel, values, full);
+                    }
                 }
-            }
-            PixelFormat::Rgba16 => {
-                for (values, pixel) in values.chunks_exact(3).zip(samples.chunks_exact_mut(8)) {
-                    words_of_values(pixel, values, full);
+                PixelFormat::Rgba16 => {
+                    for (values, pixel) in values.chunks_exact(3).zip(samples.chunks_exact_mut(8)) {
+                        words_of_values(pixel, values, full);
+                    }
                 }
-            }
-        },
-    );
+            },
+        );
+    });
     Ok(frame)
 }
 

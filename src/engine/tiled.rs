@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use tch::{Device, Kind, Tensor};
 
+use super::blend::Blend;
 use super::budget::{Budget, FRAMES, REUSE_FRAMES};
 use super::pass::{Forward, pass};
 use super::reuse::Reuse;
@@ -89,9 +90,7 @@ struct Plan {
     /// Reflected source rows and columns where the frame is padded.
     rows: Option<Tensor>,
     columns: Option<Tensor>,
-    /// Blend weights, `[1, 1, h, 1]` a row of tiles and `[1, 1, 1, w]` a column.
-    row_windows: Vec<Tensor>,
-    col_windows: Vec<Tensor>,
+    blend: Blend,
 }
 
 impl TiledPass {
@@ -279,13 +278,6 @@ impl Plan {
                 .transpose()?)
         };
         let place = |t: Option<Tensor>| t.map(|t| t.f_to_device(device)).transpose();
-        let windows = |windows: Vec<Vec<f32>>, shape: [i64; 4]| -> Result<Vec<Tensor>> {
-            let tensors = windows.iter().map(|window| {
-                let tensor = Tensor::f_from_slice(window)?.f_view(shape)?;
-                Ok(tensor.f_to_device(device)?)
-            });
-            tensors.collect()
-        };
         Ok(Plan {
             tiles: grid.tiles().collect(),
             passing: false,
@@ -295,8 +287,7 @@ impl Plan {
             rows: place(reflected(grid.height(), grid.padded_height())?)?,
             columns: place(reflected(grid.width(), grid.padded_width())?)?,
             cut,
-            row_windows: windows(grid.row_windows(), [1, 1, -1, 1])?,
-            col_windows: windows(grid.col_windows(), [1, 1, 1, -1])?,
+            blend: Blend::new(&grid, device)?,
             grid,
         })
     }
@@ -317,15 +308,9 @@ impl Plan {
             cut,
             reuse,
             forward,
-            row_windows: rows,
-            col_windows: columns,
+            blend,
             ..
         } = self;
-        let add = |joined: &Tensor, tile: &Tile, output: &Tensor| -> Result<()> {
-            let weighted = output.f_mul(&rows[tile.row])?.f_mul_(&columns[tile.col])?;
-            let _ = cut_out(joined, tile)?.f_add_(&weighted)?;
-            Ok(())
-        };
         let alone = tiles.len() == 1;
         let mut joined = match alone {
             true => padded.shallow_clone(),
@@ -334,13 +319,13 @@ impl Plan {
         if let Some(reuse) = reuse {
             let anew = |i: usize| blurred.binary_search(&i).is_ok() || sharp.binary_search(&i).is_ok();
             for i in (0..tiles.len()).filter(|&i| !anew(i)) {
-                add(&joined, &tiles[i], reuse.output(i))?;
+                blend.add(&joined, &tiles[i], reuse.output(i))?;
             }
         }
         for &i in sharp {
             let output = cut_out(padded, &tiles[i])?;
             if !alone {
-                add(&joined, &tiles[i], &output)?;
+                blend.add(&joined, &tiles[i], &output)?;
             }
             if let Some(reuse) = reuse {
                 reuse.keep(i, padded, &tiles[i], output.f_detach_copy()?)?;
@@ -368,7 +353,7 @@ impl Plan {
                 let output = passed.images.f_narrow(0, at as i64, 1)?;
                 match alone {
                     true => joined = output.shallow_clone(),
-                    false => add(&joined, &tiles[i], &output)?,
+                    false => blend.add(&joined, &tiles[i], &output)?,
                 }
                 if let Some(reuse) = reuse {
                     reuse.keep(i, padded, &tiles[i], output)?;

@@ -75,11 +75,11 @@ thread_local! {
 
 /// Has the rows of images made, some together and apart from the others. `make` gets the image, its first row, the rows, and a
 /// buffer that the thread keeps.
-fn in_parts(
-    output: &mut [f32],
+fn in_parts<T: Send>(
+    output: &mut [T],
     height: usize,
     row_length: usize,
-    make: impl Fn(usize, usize, &mut [f32], &mut Vec<f32>) + Sync + Send,
+    make: impl Fn(usize, usize, &mut [T], &mut Vec<f32>) + Sync + Send,
 ) {
     let threads = threads();
     let rows = match threads {
@@ -95,8 +95,8 @@ fn in_parts(
         let parts = output.chunks_mut(rows * row_length).enumerate();
         parts.map(move |(part, output)| (image, part * rows, output))
     });
-    let parts: Vec<(usize, usize, &mut [f32])> = parts.collect();
-    let make = |(image, first, output): (usize, usize, &mut [f32])| {
+    let parts: Vec<(usize, usize, &mut [T])> = parts.collect();
+    let make = |(image, first, output): (usize, usize, &mut [T])| {
         SCRATCH.with_borrow_mut(|scratch| make(image, first, output, scratch));
     };
     match threads.min(parts.len()) {
@@ -104,6 +104,16 @@ fn in_parts(
         1 => parts.into_iter().for_each(make),
         _ => on_own_threads(|| parts.into_par_iter().for_each(make)),
     }
+}
+
+/// Has the rows of one picture made by all threads that may share a layer: `make` gets the first row of some, and these.
+pub(crate) fn by_rows<T: Send>(
+    output: &mut [T],
+    row_length: usize,
+    make: impl Fn(usize, &mut [T]) + Sync + Send,
+) {
+    let height = output.len() / row_length.max(1);
+    in_parts(output, height, row_length, |_, first, rows, _| make(first, rows));
 }
 
 /// So many values of a buffer that is kept, of which nothing is known.
