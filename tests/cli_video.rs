@@ -511,4 +511,6 @@ fn bench_measures_every_kind() {
     }
     assert!(size["pipeline_over_engine"].as_f64().unwrap() > 0.0);
     assert!(report["hardware"]["threads"].as_u64().unwrap() > 0);
+    let date = report["date"].as_str().unwrap();
+    assert!(date.len() == 20 && date.ends_with('Z'), "{date}");
 }

@@ -57,7 +57,7 @@ impl Default for EngineConfig {
 
 impl EngineConfig {
     /// Largest side of a tile in pixels, 0 for the whole frame, for a model that is to have large tiles or not.
-    pub(super) fn resolved_tile_size(&self, large_tiles: bool) -> usize {
+    pub fn resolved_tile_size(&self, large_tiles: bool) -> usize {
         self.tile_size.unwrap_or(
             match large_tiles && self.reuse_threshold == 0.0 && self.skip_sharp == 0.0 {
                 true => LARGE_AUTO_TILE,

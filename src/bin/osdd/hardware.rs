@@ -12,6 +12,9 @@ pub(crate) struct Hardware {
     pub cores: usize,
     pub threads: usize,
     pub memory_mib: Option<u64>,
+    /// NVIDIA's, by name, and their driver.
+    pub gpus: Vec<String>,
+    pub gpu_driver: Option<String>,
 }
 
 impl Hardware {
@@ -33,8 +36,31 @@ impl Hardware {
             cores: if cores.is_empty() { threads } else { cores.len() },
             threads,
             memory_mib: proc_mib("/proc/meminfo", "MemTotal"),
+            gpus: gpus(),
+            gpu_driver: gpu_driver(),
         }
     }
+}
+
+fn gpus() -> Vec<String> {
+    let folders = fs::read_dir("/proc/driver/nvidia/gpus")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let names = folders.filter_map(|folder| {
+        let text = fs::read_to_string(folder.path().join("information")).ok()?;
+        let name = text.lines().find_map(|line| line.strip_prefix("Model:"))?;
+        Some(name.trim().to_owned())
+    });
+    names.collect()
+}
+
+fn gpu_driver() -> Option<String> {
+    let text = fs::read_to_string("/proc/driver/nvidia/version").ok()?;
+    // "NVRM version: NVIDIA UNIX ... Kernel Module  580.95.05  ...".
+    let mut words = text.lines().next()?.split_whitespace();
+    let number = words.find(|word| word.contains('.') && word.starts_with(|c: char| c.is_ascii_digit()))?;
+    Some(number.to_owned())
 }
 
 /// The most memory that this process has held resident, in MiB.

@@ -50,6 +50,8 @@ struct Stages {
 #[derive(Serialize)]
 struct Report {
     version: &'static str,
+    /// UTC, as ISO 8601 has it.
+    date: String,
     hardware: Hardware,
     model: String,
     device: String,
@@ -157,6 +159,9 @@ fn measure_all(args: &BenchArgs, sizes: &[Size]) -> Result<Report> {
     let resolved = resolved.context("nothing was measured")?;
     Ok(Report {
         version: env!("CARGO_PKG_VERSION"),
+        date: gst::glib::DateTime::now_utc()?
+            .format("%Y-%m-%dT%H:%M:%SZ")?
+            .into(),
         hardware: Hardware::detect(),
         model: resolved.model,
         device: resolved.device,
@@ -244,6 +249,10 @@ fn table(report: &Report) -> Result<String> {
         "{}, {} cores, {} threads",
         hardware.cpu, hardware.cores, hardware.threads
     )?;
+    for gpu in &hardware.gpus {
+        let driver = hardware.gpu_driver.as_deref().unwrap_or("unknown");
+        writeln!(text, "{gpu}, driver {driver}")?;
+    }
     writeln!(
         text,
         "{} on {}, {}, gamma {}, tiles of at most {} px, overlap {} px; median of {} x {} frames",

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 use osdd::device::resolve;
 use osdd::model::{Arithmetic, Operations, OsddModel, Part, operations_per_pixel};
-use osdd::nn::{Params, channels_last, on_own_threads};
+use osdd::nn::{Params, Products, channels_last, on_own_threads};
 use osdd::weights::{EndPoints, Merged, load_model};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -53,19 +53,22 @@ pub(super) fn run(size: Size, args: &BenchArgs) -> Result<ModelSample> {
     let merged = EndPoints::new(&weights, place, kind)?.merged(args.gamma)?;
     let params = Params::new(merged.tensors()).with_products(arithmetic.products);
     let model = OsddModel::new(&params, &weights.config)?;
-    let side = |pixels: usize| match config.tile_size.unwrap_or(2048) {
+    let side = |pixels: usize| match config.resolved_tile_size(arithmetic.large_tiles) {
         0 => pixels,
         tile => pixels.min(tile),
     };
     let [width, height] = [size.width, size.height].map(|pixels| side(pixels).next_multiple_of(multiple));
     let operations = operations_per_pixel(&weights.config)?;
     let moved = if args.gamma < 0.5 { 1.0 } else { 0.0 };
-    // By libtorch on all its threads.
-    let options = (kind, place);
+    // By libtorch on all its threads, in the arithmetic that the model has there.
+    let products = match arithmetic.products {
+        Products::Bfloat16 if place == Device::Cpu => Kind::BFloat16,
+        _ => kind,
+    };
     let rates = Rates {
-        convolution: convolution_rate(64, 1, options)?,
-        depthwise: convolution_rate(128, 128, options)?,
-        matrix: matrix_rate(options)?,
+        convolution: convolution_rate(64, 1, (products, place))?,
+        depthwise: convolution_rate(128, 128, (kind, place))?,
+        matrix: matrix_rate((products, place))?,
     };
     let bench = Passes {
         model,
