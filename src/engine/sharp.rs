@@ -15,21 +15,54 @@ const PLAIN: f64 = 1.0 / 255.0;
 /// A tile that was judged sharp stays so until its blur is this many times the threshold, so that it does not come and go.
 const HOLD: f64 = 1.1;
 
+/// How much more or less of the model a tile shows with each frame after its judgement has changed, so that nothing switches.
+const STEP: f64 = 0.25;
+
 /// Which tiles of a frame's size were judged sharp last.
 pub(super) struct Sharp {
     threshold: f64,
-    sharp: Vec<bool>,
+    tiles: Vec<Judged>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Judged {
+    sharp: bool,
+    /// How much of the model is shown, 0 to 1; `None` before the first frame.
+    shown: Option<f64>,
+}
+
+impl Judged {
+    fn follow(&mut self, sharp: bool) {
+        let wanted = if sharp { 0.0 } else { 1.0 };
+        self.sharp = sharp;
+        self.shown = Some(match self.shown {
+            None => wanted,
+            Some(shown) => shown + (wanted - shown).clamp(-STEP, STEP),
+        });
+    }
 }
 
 impl Sharp {
     pub fn new(threshold: f64, tiles: usize) -> Self {
         Sharp {
             threshold,
-            sharp: vec![false; tiles],
+            tiles: vec![Judged::default(); tiles],
         }
     }
 
-    /// Parts the `candidates`, indices of tiles of `padded`, into those that are blurred and those that are sharp.
+    /// Whether a tile is on its way from one to the other, though it may not change.
+    pub fn is_fading(&self, tile: usize) -> bool {
+        self.tiles[tile]
+            .shown
+            .is_some_and(|shown| shown > 0.0 && shown < 1.0)
+    }
+
+    /// How much of the model a tile shows, 0 to 1.
+    pub fn shown(&self, tile: usize) -> f64 {
+        self.tiles[tile].shown.unwrap_or(1.0)
+    }
+
+    /// Parts the `candidates`, indices of tiles of `padded`, into those that need the model and those that are sharp.
     ///
     /// # Errors
     /// Too little memory, or a failure of the device.
@@ -47,10 +80,11 @@ impl Sharp {
         let blurs = Tensor::f_stack(&blurs.collect::<Result<Vec<_>>>()?, 0)?;
         let blurs = Vec::<f32>::try_from(blurs.f_to_kind(Kind::Float)?)?;
         for (&i, blur) in candidates.iter().zip(blurs) {
-            let hold = if self.sharp[i] { HOLD } else { 1.0 };
-            self.sharp[i] = f64::from(blur) < self.threshold * hold;
+            let tile = &mut self.tiles[i];
+            let hold = if tile.sharp { HOLD } else { 1.0 };
+            tile.follow(f64::from(blur) < self.threshold * hold);
         }
-        Ok(candidates.iter().partition(|&&i| !self.sharp[i]))
+        Ok(candidates.iter().partition(|&&i| self.shown(i) > 0.0))
     }
 }
 
@@ -132,14 +166,30 @@ mod tests {
         let image = shaken(&scene(), 3);
         let at = measured(&image);
         let judged = |sharp: &mut Sharp, image: &Tensor| {
-            let (blurred, sharp) = sharp.part(image, &[tile], &[0]).unwrap();
-            assert_eq!(blurred.len() + sharp.len(), 1);
-            sharp.len() == 1
+            let mut skipped = Vec::new();
+            // As many frames as a change takes.
+            for _ in 0..4 {
+                let parts = sharp.part(image, &[tile], &[0]).unwrap();
+                assert_eq!(parts.0.len() + parts.1.len(), 1);
+                skipped = parts.1;
+            }
+            assert!(!sharp.is_fading(0));
+            skipped.len() == 1
         };
         let mut state = Sharp::new(at / 1.05, 1);
         assert!(!judged(&mut state, &image), "not sharp enough to begin with");
         assert!(judged(&mut state, &scene()));
         assert!(judged(&mut state, &image), "but to go on");
         assert!(!judged(&mut state, &shaken(&scene(), 15)));
+    }
+
+    #[test]
+    fn a_judgement_that_changes_is_followed_in_steps() {
+        let mut tile = Judged::default();
+        let shown = [true, false, false, true, false, false, false, false].map(|sharp| {
+            tile.follow(sharp);
+            tile.shown.unwrap()
+        });
+        assert_eq!(shown, [0.0, 0.25, 0.5, 0.25, 0.5, 0.75, 1.0, 1.0]);
     }
 }

@@ -150,10 +150,15 @@ impl TiledPass {
         let Plan {
             tiles, reuse, sharp, ..
         } = plan;
-        let changed = match reuse {
+        let mut changed = match reuse {
             Some(reuse) => reuse.changed(&padded, tiles, gamma)?,
             None => (0..tiles.len()).collect(),
         };
+        if let (Some(_), Some(sharp)) = (&reuse, &sharp) {
+            changed.extend((0..tiles.len()).filter(|&tile| sharp.is_fading(tile)));
+            changed.sort_unstable();
+            changed.dedup();
+        }
         let (blurred, skipped) = match sharp {
             Some(sharp) => sharp.part(&padded, tiles, &changed)?,
             None => (changed, Vec::new()),
@@ -309,6 +314,7 @@ impl Plan {
             reuse,
             forward,
             blend,
+            sharp: judge,
             ..
         } = self;
         let alone = tiles.len() == 1;
@@ -350,7 +356,11 @@ impl Plan {
             times.model += start.elapsed();
             finite.push(passed.finite);
             for (at, &i) in group.iter().enumerate() {
-                let output = passed.images.f_narrow(0, at as i64, 1)?;
+                let mut output = passed.images.f_narrow(0, at as i64, 1)?;
+                let shown = judge.as_ref().map_or(1.0, |judge| judge.shown(i));
+                if shown < 1.0 {
+                    output = cut_out(padded, &tiles[i])?.f_lerp(&output, shown)?;
+                }
                 match alone {
                     true => joined = output.shallow_clone(),
                     false => blend.add(&joined, &tiles[i], &output)?,
@@ -638,5 +648,16 @@ mod tests {
             .unwrap();
         assert_eq!((again.tiles, again.tiles_skipped, again.tiles_reused), (0, 0, 3));
         assert_eq!(again.image, joined.image);
+        // What becomes sharp is left alone in steps, though the picture stands still meanwhile.
+        let _ = image.narrow(3, 0, 64).uniform_(-1.0, 1.0);
+        for (factor, tiles) in [(0.625, 1), (0.75, 1), (0.875, 1), (1.0, 0), (1.0, 0)] {
+            let joined = pass
+                .run(&image, 1.0, &model, &always, &mut StageTimes::default())
+                .unwrap()
+                .unwrap();
+            assert_eq!(joined.tiles, tiles);
+            let part = |t: &Tensor| t.narrow(3, 0, 64);
+            assert!(part(&joined.image).allclose(&(part(&image) * factor), 0.0, 1e-6, false));
+        }
     }
 }
