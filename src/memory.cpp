@@ -21,6 +21,8 @@ namespace {
 constexpr size_t kAlignment = 64;
 // From here on blocks are mapped, so that what is given back goes to the system.
 constexpr size_t kMapped = 1 << 20;
+// From here on the system is asked for large pages.
+constexpr size_t kHuge = 4 << 20;
 
 class CachingAllocator final : public c10::Allocator {
  public:
@@ -112,7 +114,16 @@ class CachingAllocator final : public c10::Allocator {
     void* data = nullptr;
     if (size >= kMapped) {
       data = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-      return data == MAP_FAILED ? nullptr : data;
+      if (data == MAP_FAILED) {
+        return nullptr;
+      }
+#ifdef MADV_HUGEPAGE
+      // A map of many megabytes is many thousand small pages, more than a processor remembers the places of.
+      if (size >= kHuge) {
+        madvise(data, size, MADV_HUGEPAGE);
+      }
+#endif
+      return data;
     }
     return posix_memalign(&data, kAlignment, size) == 0 ? data : nullptr;
   }
