@@ -1,4 +1,4 @@
-//! The element in players: playbin's `video-filter`, decodebin, decodebin3, and every clip of a folder.
+//! The element in players: playbin's `video-filter`, decodebin, decodebin3, frames of a GPU, and every clip of a folder.
 
 mod common;
 
@@ -143,6 +143,48 @@ fn decodebin3_feeds_the_element() {
     let expected = decoded(&file, "decodebin3", &identity());
     assert_eq!(expected.len(), 20);
     assert_eq!(decoded(&file, "decodebin3", &element), expected);
+}
+
+/// Frames in textures under the caps of plain memory, as `gldownload` passes them on.
+#[test]
+fn frames_of_a_gpu_are_read_where_there_is_one() {
+    init();
+    let there = ["gltestsrc", "gldownload"].map(|name| gst::ElementFactory::find(name).is_some());
+    let display = ["DISPLAY", "WAYLAND_DISPLAY"].map(|name| std::env::var_os(name).is_some());
+    if there.contains(&false) || !display.contains(&true) {
+        println!("skipped: there is no display, or no OpenGL plugin");
+        return;
+    }
+    let frames = |element: gst::Element| {
+        let description = "gltestsrc num-buffers=4 pattern=smpte ! video/x-raw(memory:GLMemory),format=RGBA,width=64,height=48 \
+            ! gldownload name=last";
+        let pipeline = gst::parse::launch(description).expect("the launch line is understood");
+        let pipeline = pipeline.downcast::<gst::Pipeline>().expect("a pipeline");
+        let sink = sink();
+        pipeline.add_many([&element, &sink]).expect("added");
+        let last = pipeline.by_name("last").expect("the launch line names it");
+        gst::Element::link_many([&last, &element, &sink]).expect("linked");
+        let frames = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&frames);
+        let pad = sink.static_pad("sink").expect("a sink pad");
+        pad.add_probe(gst::PadProbeType::BUFFER, move |_, probe| {
+            let buffer = probe.buffer().expect("a buffer");
+            seen.lock().expect("the frames").push(bytes(&buffer.to_owned()));
+            gst::PadProbeReturn::Ok
+        });
+        let errors = play(&pipeline);
+        assert!(errors.is_empty(), "{errors:?}");
+        std::mem::take(&mut *frames.lock().expect("the frames"))
+    };
+    let expected = frames(identity());
+    assert_eq!(expected.len(), 4);
+    let (element, _folder) = small_deblur();
+    element.set_property("strength", 0.0);
+    assert!(frames(element) == expected, "passed as they came");
+    let (element, _folder) = small_deblur();
+    let restored = frames(element);
+    assert_eq!(restored.len(), 4);
+    assert!(restored != expected, "the model has seen them");
 }
 
 /// Clips of a camera's and the web's codecs and containers, in `$OSDD_DATA/video`.
