@@ -147,6 +147,8 @@ fn a_frame_that_nobody_waits_for_ends_after_the_tile_that_is_computed() {
     let whole = start.elapsed();
     assert_eq!(engine.stats().tiles_run, 100);
     engine.send(large).unwrap();
+    // So that it has begun.
+    std::thread::sleep(whole / 10);
     engine.flush();
     let start = std::time::Instant::now();
     drop(engine);

@@ -31,11 +31,16 @@ impl Recording {
             bail!("cannot write {file}");
         }
         pipeline.add(&bin)?;
-        bin.sync_state_with_parent()?;
         let tee_pad = tee
             .request_pad_simple("src_%u")
             .context("the tee has no pad left")?;
-        tee_pad.link(&bin.static_pad("sink").expect("the bin has the queue's pad"))?;
+        let input = bin.static_pad("sink").expect("the bin has the queue's pad");
+        if bin.sync_state_with_parent().is_err() || tee_pad.link(&input).is_err() {
+            bin.set_state(gst::State::Null)?;
+            pipeline.remove(&bin)?;
+            tee.release_request_pad(&tee_pad);
+            bail!("cannot record into {file}");
+        }
         Ok(Recording {
             bin,
             tee_pad,

@@ -93,6 +93,29 @@ fn what_downstream_answers_reaches_upstream_and_the_stream_can_go_on() {
     assert_eq!(received(&mut harness), [100]);
 }
 
+/// Of the last frame upstream cannot be told with the next.
+#[test]
+fn the_end_of_the_stream_says_that_the_last_frame_was_refused() {
+    for (answer, errors) in [(gst::FlowError::NotLinked, 1), (gst::FlowError::Eos, 0)] {
+        let element = with_depth(1);
+        let bus = bus_of(&element);
+        let (mut harness, info) = started(&element);
+        let src = element.static_pad("src").expect("a source pad");
+        src.add_probe(gst::PadProbeType::BUFFER, move |_, probe| {
+            probe.flow_res = Err(answer);
+            gst::PadProbeReturn::Handled
+        });
+        harness.push(noise(&info, 0)).expect("a frame is taken");
+        // Neither of these keeps it to itself.
+        harness.push_event(gst::event::Gap::builder(pts(1)).build());
+        let sink = element.static_pad("sink").expect("a sink pad");
+        sink.query(&mut gst::query::Drain::new());
+        assert!(harness.push_event(gst::event::Eos::new()));
+        let said = complaints(&bus, gst::MessageType::Error);
+        assert_eq!(said.len(), errors, "{said:?}");
+    }
+}
+
 #[test]
 fn events_keep_their_place_between_frames() {
     let element = with_depth(3);

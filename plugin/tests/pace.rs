@@ -133,11 +133,17 @@ fn a_model_that_is_ten_times_too_slow_holds_no_camera_up() {
         let mut harness = harness(&element);
         harness.set_live(true);
         harness.set_src_caps(caps.clone());
-        harness.push(noise(&info(&caps), 0)).expect("a frame is taken");
-        harness.pull().expect("a frame");
-        let model = Duration::from_nanos(stat(&element, "time-total"));
+        // The first frame takes longer than others.
+        let mut taken = (0..5).map(|_| {
+            let start = Instant::now();
+            harness.push(noise(&info(&caps), 0)).expect("a frame is taken");
+            harness.pull().expect("a frame");
+            start.elapsed()
+        });
+        let model = taken.by_ref().min().expect("five times");
+        drop(taken);
         let interval = model / 10;
-        let framerate = gst::Fraction::new((1.0 / interval.as_secs_f64()) as i32, 1);
+        let framerate = gst::Fraction::new((1.0 / interval.as_secs_f64()).max(1.0) as i32, 1);
         caps.make_mut().set("framerate", framerate);
         harness.set_src_caps(caps.clone());
         latency(&element);
@@ -157,7 +163,7 @@ fn a_model_that_is_ten_times_too_slow_holds_no_camera_up() {
         let [passed, dropped] = ["frames-passed", "frames-dropped"].map(|name| stat(&element, name));
         assert_eq!(late, passed + dropped, "{policy}");
         assert_eq!(policy == "drop", passed == 0, "{policy}: {passed} passed");
-        assert_eq!(stat(&element, "frames-out") + dropped, 61, "{policy}");
+        assert_eq!(stat(&element, "frames-out") + dropped, 65, "{policy}");
         // Where each frame waits for the model, it is 60 times.
         assert!(
             held_up < 20 * model,

@@ -338,10 +338,11 @@ impl Plan {
             }
         }
         self.passing = true;
-        for group in blurred.chunks(cut.batch) {
+        for (done, group) in blurred.chunks(cut.batch).enumerate() {
             if !wanted() {
                 if let Some(reuse) = reuse {
                     reuse.forget_frame();
+                    blurred[done * cut.batch..].iter().for_each(|&i| reuse.forget(i));
                 }
                 return Ok(None);
             }

@@ -2,6 +2,7 @@
 //! drains or discards them.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, atomic::Ordering};
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,7 @@ impl OsddDeblur {
     pub(super) fn accept(&self, input: gst::Buffer) -> Result<(), gst::FlowError> {
         let engine = self.running_engine()?;
         self.queue.check()?;
+        self.start_sending()?;
         count(&self.counters.frames_in);
         self.post_stats(StatsMessage::WhenDue);
 
@@ -100,13 +102,12 @@ impl OsddDeblur {
         if at_once {
             self.send_out(passed)
         } else {
-            self.enqueue(|| Ok(passed))
+            self.queue.put(|| Ok(passed))
         }
     }
 
-    /// Puts something at the end of the queue, for the source pad's thread.
-    fn enqueue(&self, make: impl FnOnce() -> Result<Pending, gst::FlowError>) -> Result<(), gst::FlowError> {
-        self.queue.put(make)?;
+    /// Starts the source pad's thread, if it does not run.
+    fn start_sending(&self) -> Result<(), gst::FlowError> {
         let element = self.obj();
         let src_pad = element.src_pad();
         if src_pad.task_state() == gst::TaskState::Started {
@@ -141,11 +142,15 @@ impl OsddDeblur {
     ) -> Result<(), gst::FlowError> {
         let copied = lock(&self.stream).copy_in(input, view);
         let (frame, kept) = copied.map_err(|error| self.bad_frame(&error))?;
-        self.queue.wait(None, |waiting| {
+        let room = self.queue.wait(None, |waiting| {
             waiting < MAX_PENDING && engine.in_flight() < engine.depth()
-        })?;
+        });
+        if room.is_err() {
+            self.mark_next();
+        }
+        room?;
         let mut failure = None;
-        let enqueued = self.enqueue(|| {
+        let put = self.queue.put(|| {
             let sent = match values {
                 Some((gamma, strength)) => engine.send_with(frame, gamma, strength),
                 None => engine.send(frame),
@@ -158,16 +163,29 @@ impl OsddDeblur {
                 }
             }
         });
-        failure.map_or(enqueued, |error| Err(self.engine_failed(&error)))
+        if put.is_err() {
+            // This one does not leave.
+            self.mark_next();
+        }
+        failure.map_or(put, |error| Err(self.engine_failed(&error)))
     }
 
     /// What the source pad's thread does, again and again.
     fn send_next(&self) {
         match self.queue.take(Instant::now() + LOOK_UP) {
             Next::Send(pending) => {
-                let sent = self.send_out(pending);
+                // A panic must not leave others waiting for this thread.
+                let sent = catch_unwind(AssertUnwindSafe(|| self.send_out(pending)));
+                let sent = sent.unwrap_or_else(|_| {
+                    Err(self.fail(gst::error_msg!(
+                        gst::LibraryError::Failed,
+                        ("Sending a frame failed."),
+                        ["a panic; standard error says where"]
+                    )))
+                });
                 if let Err(error) = sent {
                     gst::debug!(CAT, imp = self, "sending: {error}");
+                    self.mark_next();
                 }
                 let forgotten = self.queue.sent(sent, || self.flush_engine());
                 self.keep_sticky(forgotten);
@@ -251,10 +269,12 @@ impl OsddDeblur {
         kept: Kept,
     ) -> Result<(gst::Buffer, Duration), gst::FlowError> {
         let mut buffer = self.output_buffer()?;
-        // Waiting for a buffer of downstream's is not the element's time.
+        // Waiting for a buffer of downstream's, or for a frame that is converted meanwhile, is not the element's time.
+        let mut stream = lock(&self.stream);
         let start = Instant::now();
-        let copied = lock(&self.stream).copy_out(frame, input, kept, buffer.make_mut());
+        let copied = stream.copy_out(frame, input, kept, buffer.make_mut());
         let time = start.elapsed();
+        drop(stream);
         copied.map_err(|error| self.bad_frame(&error))?;
         count(&self.counters.frames_out);
         Ok((buffer, time))
@@ -316,6 +336,21 @@ impl OsddDeblur {
     /// Waits until everything that is under way has left. Only for the streaming thread.
     pub(super) fn drain(&self) -> Result<(), gst::FlowError> {
         self.queue.wait_until_empty()
+    }
+
+    /// No frame comes any more that upstream could learn from what became of the last ones.
+    pub(super) fn tell_at_the_end(&self, drained: Result<(), gst::FlowError>) {
+        use gst::FlowError::{Eos, Flushing};
+
+        if let Err(error) = drained
+            && !matches!(error, Eos | Flushing)
+        {
+            let _ = self.fail(gst::error_msg!(
+                gst::StreamError::Failed,
+                ("The last frames did not get through."),
+                ["streaming stopped, reason {error}"]
+            ));
+        }
     }
 
     /// Forgets everything that is under way.

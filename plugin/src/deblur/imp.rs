@@ -360,9 +360,11 @@ impl BaseTransformImpl for OsddDeblur {
             }
             EventView::FlushStop(_) => {
                 self.discard();
-                *lock(&self.segment) = None;
                 self.qos.reset();
                 self.queue.resume();
+                // What was being sent has been.
+                *lock(&self.segment) = None;
+                *lock(&self.position) = None;
                 self.parent_sink_event(event)
             }
             // `set_caps` drains, if the caps are others.
@@ -374,11 +376,15 @@ impl BaseTransformImpl for OsddDeblur {
                 self.queue.put(|| Ok(Pending::Event(event))).is_ok()
             }
             _ if event.is_serialized() => {
-                if let Err(error) = self.drain() {
+                let drained = self.drain();
+                if let Err(error) = drained {
                     gst::debug!(CAT, imp = self, "draining before {:?}: {error}", event.type_());
                 }
                 match event.view() {
-                    EventView::Eos(_) => self.post_stats(StatsMessage::Last),
+                    EventView::Eos(_) => {
+                        self.tell_at_the_end(drained);
+                        self.post_stats(StatsMessage::Last);
+                    }
                     EventView::Segment(segment) => {
                         *lock(&self.segment) = segment.segment().downcast_ref().cloned();
                         *lock(&self.position) = None;
@@ -450,7 +456,14 @@ impl BaseTransformImpl for OsddDeblur {
         // Negotiates, and drops late frames where the user has switched on `qos`.
         let submitted = self.parent_submit_input_buffer(is_discont, inbuf)?;
         match self.take_queued_buffer() {
-            Some(input) => self.accept(input)?,
+            Some(input) => {
+                let accepted = self.accept(input);
+                if accepted.is_err() {
+                    // Said now, and not again.
+                    let _ = self.queue.check();
+                }
+                accepted?;
+            }
             None => self.mark_next(),
         }
         Ok(submitted)

@@ -18,7 +18,7 @@ pub(crate) struct Latency {
     frame_rate: Mutex<gst::Fraction>,
     /// Moving average of the engine's time per frame; 0 before the first.
     engine_ns: AtomicU64,
-    /// The same of conversions there and back, on the streaming thread.
+    /// The same of conversions there and back, on the pads' threads.
     conversion_ns: AtomicU64,
     frames: AtomicU64,
     /// What upstream said in the latest query.

@@ -13,7 +13,7 @@ pub(super) const MAX_PENDING: usize = 32;
 
 /// A queue between two threads, which a flush empties.
 ///
-/// What is true of the queue is also true of the engine: whatever sends to it, or empties it, does so under this lock.
+/// The engine is given frames under this lock, so that what is in it is in the queue, too.
 #[derive(Default)]
 pub(crate) struct Queue {
     state: Mutex<State>,
@@ -23,13 +23,14 @@ pub(crate) struct Queue {
 #[derive(Default)]
 struct State {
     pending: VecDeque<Pending>,
-    /// The thread that sends what was first, while it does.
-    sender: Option<ThreadId>,
+    /// The thread that sends what was first, while it does, and how many flushes there had been when it began.
+    sender: Option<(ThreadId, u64)>,
+    flushes: u64,
     /// Nothing is taken and nothing sent.
     flushing: bool,
     /// Neither will anything be again.
     stopping: bool,
-    /// Why something could not be sent, for whoever comes next.
+    /// Why something could not be sent, for the next frame of upstream's.
     failure: Option<gst::FlowError>,
 }
 
@@ -38,11 +39,11 @@ impl State {
         self.pending.len() + usize::from(self.sender.is_some())
     }
 
-    fn check(&mut self) -> Result<(), gst::FlowError> {
+    fn check(&self) -> Result<(), gst::FlowError> {
         if self.flushing || self.stopping {
             return Err(gst::FlowError::Flushing);
         }
-        self.failure.take().map_or(Ok(()), Err)
+        self.failure.map_or(Ok(()), Err)
     }
 }
 
@@ -72,7 +73,11 @@ impl Queue {
 
     /// Lets nobody wait from now on.
     pub fn flush(&self) {
-        lock(&self.state).flushing = true;
+        {
+            let mut state = lock(&self.state);
+            state.flushing = true;
+            state.flushes += 1;
+        }
         self.changed.notify_all();
     }
 
@@ -86,26 +91,29 @@ impl Queue {
     pub fn resume(&self) {
         let mut state = lock(&self.state);
         // A seek from within what is being sent cannot wait for it.
-        while state
-            .sender
-            .is_some_and(|sender| sender != std::thread::current().id())
-        {
+        let here = std::thread::current().id();
+        while !state.stopping && state.sender.is_some_and(|(sender, _)| sender != here) {
             state = self.wait_for_change(state, None);
         }
         state.flushing = false;
         state.failure = None;
     }
 
+    /// Asked for each frame of upstream's, which so learns once what has become of those before.
+    ///
     /// # Errors
-    /// A flush, or what has become of something sent before, which is said once.
+    /// A flush, or why something could not be sent.
     pub fn check(&self) -> Result<(), gst::FlowError> {
-        lock(&self.state).check()
+        let mut state = lock(&self.state);
+        let checked = state.check();
+        state.failure = None;
+        checked
     }
 
     /// Puts in what `make` gives.
     ///
     /// # Errors
-    /// As [`check`](Self::check), or what `make` says.
+    /// As [`check`](Self::check), which is to be asked again, or what `make` says.
     pub fn put(&self, make: impl FnOnce() -> Result<Pending, gst::FlowError>) -> Result<(), gst::FlowError> {
         let mut state = lock(&self.state);
         state.check()?;
@@ -125,7 +133,7 @@ impl Queue {
             if !state.flushing
                 && let Some(pending) = state.pending.pop_front()
             {
-                state.sender = Some(std::thread::current().id());
+                state.sender = Some((std::thread::current().id(), state.flushes));
                 return Next::Send(pending);
             }
             if Instant::now() >= deadline {
@@ -138,9 +146,13 @@ impl Queue {
     /// What was taken has been sent. Where it has not, `forget` is called and gives way to what else is pending, which comes back.
     pub fn sent(&self, result: Result<(), gst::FlowError>, forget: impl FnOnce()) -> VecDeque<Pending> {
         let mut state = lock(&self.state);
-        state.sender = None;
+        // What a flush has interrupted is no failure, though the flush may be over.
+        let flushed = state
+            .sender
+            .take()
+            .is_none_or(|(_, flushes)| flushes != state.flushes);
         let mut forgotten = VecDeque::new();
-        if let (Err(failure), false) = (result, state.flushing || state.stopping) {
+        if let (Err(failure), false) = (result, flushed || state.stopping) {
             state.failure = Some(failure);
             forget();
             forgotten = std::mem::take(&mut state.pending);
@@ -166,15 +178,16 @@ impl Queue {
     /// Waits until everything is out.
     ///
     /// # Errors
-    /// As [`check`](Self::check).
+    /// As [`check`](Self::check), which is to be asked again.
     pub fn wait_until_empty(&self) -> Result<(), gst::FlowError> {
         self.wait(None, |len| len == 0).map(|_| ())
     }
 
-    /// Waits until `enough`, which is told how many are on their way, or the deadline; says which.
+    /// Waits until `enough`, which is told how many are on their way, or the deadline; says which. That the engine has done a frame
+    /// is seen when the source pad's thread takes it, or at the deadline.
     ///
     /// # Errors
-    /// As [`check`](Self::check).
+    /// As [`check`](Self::check), which is to be asked again.
     pub fn wait(
         &self,
         deadline: Option<Instant>,
@@ -232,7 +245,10 @@ mod tests {
         let mut forgotten = false;
         assert_eq!(queue.sent(Err(gst::FlowError::Eos), || forgotten = true).len(), 1);
         assert!(forgotten);
+        // Events and whoever drains do not keep it from the next frame.
         assert_eq!(queue.put(event), Err(gst::FlowError::Eos));
+        assert_eq!(queue.wait_until_empty(), Err(gst::FlowError::Eos));
+        assert_eq!(queue.check(), Err(gst::FlowError::Eos));
         assert_eq!(queue.check(), Ok(()));
         assert_eq!(queue.wait_until_empty(), Ok(()));
     }
@@ -254,6 +270,14 @@ mod tests {
         assert!(queue.sent(Err(gst::FlowError::Flushing), || ()).is_empty());
         queue.resume();
         assert_eq!(queue.check(), Ok(()));
+        // Nor is one that comes when the flush is over already: a seek from within what was being sent.
+        queue.put(event).expect("taken");
+        assert!(matches!(queue.take(now()), Next::Send(_)));
+        queue.flush();
+        queue.resume();
+        queue.put(event).expect("taken");
+        assert!(queue.sent(Err(gst::FlowError::Flushing), || ()).is_empty());
+        assert_eq!((queue.check(), queue.len()), (Ok(()), 1));
         queue.stop();
         assert!(matches!(queue.take(now()), Next::Stop));
         assert_eq!(queue.check(), Err(gst::FlowError::Flushing));
