@@ -76,7 +76,7 @@ impl FrameConverter {
     }
 
     /// The layout of the buffers on the source pad.
-    pub fn src_info(&self) -> &gst_video::VideoInfo {
+    pub fn pad_info(&self) -> &gst_video::VideoInfo {
         &self.pad_info
     }
 

@@ -287,7 +287,7 @@ impl OsddDeblur {
             return Ok(buffer);
         }
         let plain = lock(&self.stream).converter.as_ref().is_none_or(|converter| {
-            let info = converter.src_info();
+            let info = converter.pad_info();
             buffer
                 .meta::<gst_video::VideoMeta>()
                 .is_none_or(|meta| meta.stride() == info.stride() && meta.offset() == info.offset())
@@ -317,7 +317,7 @@ impl OsddDeblur {
         let size = lock(&self.stream)
             .converter
             .as_ref()
-            .map(|converter| converter.src_info().size());
+            .map(|converter| converter.pad_info().size());
         gst::Buffer::with_size(size.ok_or(gst::FlowError::NotNegotiated)?)
             .map_err(|error| self.bad_frame(&FrameError::NoMemory(error.to_string())))
     }
