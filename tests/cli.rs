@@ -350,3 +350,38 @@ fn models_lists_nano() {
     assert!(nano["bytes"].as_u64().unwrap() > 0);
     assert!(!nano["checksum"].as_str().unwrap().is_empty());
 }
+
+#[test]
+fn models_lists_what_a_name_leads_to_and_can_be_used() {
+    let folder = folder();
+    let nano = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/nano");
+    for (place, files) in [
+        ("own/mine", &["config.json", "model.safetensors"][..]),
+        ("data/osdd/models/mine", &["config.json", "model.safetensors"]),
+        ("own/unfinished", &["config.json"]),
+    ] {
+        let place = folder.path().join(place);
+        fs::create_dir_all(&place).expect("made");
+        for file in files {
+            fs::copy(nano.join(file), place.join(file)).expect("copied");
+        }
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_osdd"))
+        .args(["models", "--json"])
+        .env("OSDD_MODELS", folder.path().join("own"))
+        .env("XDG_DATA_HOME", folder.path().join("data"))
+        .output()
+        .expect("osdd starts");
+    let models: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let names = models
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|model| &model["name"]);
+    assert_eq!(names.collect::<Vec<_>>(), ["nano", "mine"]);
+    let origin = models[1]["origin"].as_str().expect("text");
+    assert!(origin.ends_with("own/mine"), "{origin}");
+    let said = stderr(&output);
+    assert!(said.contains("another mine is found first"), "{said}");
+    assert!(said.contains("unfinished left out: tensor"), "{said}");
+}

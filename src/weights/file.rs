@@ -248,6 +248,35 @@ struct Found<'a> {
     data: &'a [u8],
 }
 
+/// Whether weights have every tensor of a model, without making them.
+///
+/// # Errors
+/// A file that is not whole, a tensor that is missing or has another shape.
+pub(super) fn check_complete(config: &ModelConfig, files: &[NamedBytes]) -> Result<()> {
+    let found = read_tensors(files)?;
+    let names = files.iter().map(|(file, _)| file.as_str()).collect::<Vec<_>>();
+    for (name, shape) in parameter_shapes(config)? {
+        match found.get(&name) {
+            Some(tensor) if tensor.shape == shape => {}
+            Some(tensor) => {
+                return Err(Error::TensorShape {
+                    name,
+                    file: tensor.file.into(),
+                    expected: shape,
+                    got: tensor.shape.clone(),
+                });
+            }
+            None => {
+                return Err(Error::TensorMissing {
+                    name,
+                    file: names.join(", "),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
 fn read_tensors<'a>(files: &'a [NamedBytes]) -> Result<BTreeMap<String, Found<'a>>> {
     let mut found: BTreeMap<String, Found> = BTreeMap::new();
     for (file, bytes) in files {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use super::Weights;
-use super::file::NamedBytes;
+use super::file::{NamedBytes, check_complete};
 use crate::config::ModelConfig;
 use crate::model::operations_per_pixel;
 use crate::{Error, Result};
@@ -130,9 +130,12 @@ fn built_in() -> [NamedBytes<'static>; 1] {
     )]
 }
 
-/// The built-in model and those in the model folders; a folder that is broken is left out with a warning.
+/// The built-in model and those in the model folders that their names lead to; one that is broken or incomplete is left out with a
+/// warning.
 pub fn installed_models() -> Vec<ModelInfo> {
-    let mut models = vec![info("nano", "built in", NANO_CONFIG, &built_in())];
+    let built_in = ModelConfig::from_json(NANO_CONFIG, "nano/config.json (built in)")
+        .map(|config| info("nano", "built in", &config, &built_in()));
+    let mut models = Vec::from_iter(built_in);
     for folder in model_folders() {
         let Ok(entries) = std::fs::read_dir(&folder) else {
             continue;
@@ -141,16 +144,27 @@ pub fn installed_models() -> Vec<ModelInfo> {
         dirs.sort();
         for dir in dirs.iter().filter(|dir| dir.join("config.json").is_file()) {
             let name = dir.file_name().unwrap_or_default().to_string_lossy();
-            match weight_files(dir) {
-                Ok(files) => {
-                    let config = std::fs::read_to_string(dir.join("config.json")).unwrap_or_default();
-                    models.push(info(&name, &dir.display().to_string(), &config, &files));
-                }
+            if models.iter().any(|other| other.name == name) {
+                tracing::warn!("model {} left out: another {name} is found first", dir.display());
+                continue;
+            }
+            match installed(dir, &name) {
+                Ok(model) => models.push(model),
                 Err(error) => tracing::warn!("model {} left out: {error}", dir.display()),
             }
         }
     }
     models
+}
+
+fn installed(dir: &Path, name: &str) -> Result<ModelInfo> {
+    let config = Weights::config_of(dir)?;
+    let files = weight_files(dir).map_err(|source| Error::Io {
+        path: dir.to_owned(),
+        source,
+    })?;
+    check_complete(&config, &files)?;
+    Ok(info(name, &dir.display().to_string(), &config, &files))
 }
 
 fn weight_files(dir: &Path) -> std::io::Result<Vec<NamedBytes<'static>>> {
@@ -165,7 +179,7 @@ fn weight_files(dir: &Path) -> std::io::Result<Vec<NamedBytes<'static>>> {
     Ok(files)
 }
 
-fn info(name: &str, origin: &str, config: &str, files: &[NamedBytes]) -> ModelInfo {
+fn info(name: &str, origin: &str, config: &ModelConfig, files: &[NamedBytes]) -> ModelInfo {
     let tensors = |(_, bytes): &NamedBytes| {
         let header = safetensors::SafeTensors::deserialize(bytes);
         header.map_or(0, |file| {
@@ -183,8 +197,7 @@ fn info(name: &str, origin: &str, config: &str, files: &[NamedBytes]) -> ModelIn
         origin: origin.into(),
         parameters: files.iter().map(tensors).sum(),
         bytes: files.iter().map(|(_, bytes)| bytes.len() as u64).sum(),
-        gflop: ModelConfig::from_json(config, name)
-            .and_then(|config| operations_per_pixel(&config))
+        gflop: operations_per_pixel(config)
             .ok()
             .map(|operations| operations.total() * 65536.0 / 1e9),
         checksum: format!("{hash:016x}"),

@@ -145,12 +145,8 @@ impl OsddDeblur {
         let room = self.queue.wait(None, |waiting| {
             waiting < MAX_PENDING && engine.in_flight() < engine.depth()
         });
-        if room.is_err() {
-            self.mark_next();
-        }
-        room?;
         let mut failure = None;
-        let put = self.queue.put(|| {
+        let work = || {
             let sent = match values {
                 Some((gamma, strength)) => engine.send_with(frame, gamma, strength),
                 None => engine.send(frame),
@@ -162,7 +158,8 @@ impl OsddDeblur {
                     Err(gst::FlowError::Error)
                 }
             }
-        });
+        };
+        let put = room.and_then(|_| self.queue.put(work));
         if put.is_err() {
             // This one does not leave.
             self.mark_next();
