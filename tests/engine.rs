@@ -134,29 +134,6 @@ fn dropping_an_engine_with_frames_in_flight_ends() {
 }
 
 #[test]
-fn a_frame_that_nobody_waits_for_ends_after_the_tile_that_is_computed() {
-    let config = EngineConfig {
-        tile_size: Some(64),
-        tile_overlap: 0,
-        ..config()
-    };
-    let large = frame(640, 640, 1);
-    let engine = Engine::new(config.clone()).unwrap();
-    let start = std::time::Instant::now();
-    one(&engine, large.clone());
-    let whole = start.elapsed();
-    assert_eq!(engine.stats().tiles_run, 100);
-    engine.send(large).unwrap();
-    // So that it has begun.
-    std::thread::sleep(whole / 10);
-    engine.flush();
-    let start = std::time::Instant::now();
-    drop(engine);
-    // It had 100 tiles to go.
-    assert!(start.elapsed() < whole / 2, "{:?} of {whole:?}", start.elapsed());
-}
-
-#[test]
 fn gamma_is_read_once_a_frame_and_two_gammas_differ() {
     let engine = Engine::new(config()).unwrap();
     let picture = frame(96, 64, 5);

@@ -106,13 +106,14 @@ fn listen_to_window(deblur: &gst::Element, commands: Sender<Command>) {
             _ => None,
         }
     };
-    let commands_of = std::sync::Mutex::new((move |pad: &_, s: &_| command(pad, s), commands));
+    let listener = std::sync::Mutex::new(move |pad: &gst::Pad, structure: &gst::StructureRef| {
+        // Nobody listens any more once the program ends.
+        let _ = command(pad, structure).map(|command| commands.send(command));
+    });
     pad.add_probe(gst::PadProbeType::EVENT_UPSTREAM, move |pad, probe| {
         let structure = probe.event().and_then(|event| event.structure());
         if let Some(structure) = structure.filter(|s| s.name() == "application/x-gst-navigation") {
-            let (command, commands) = &mut *commands_of.lock().expect("nothing panics under it");
-            // Nobody listens any more once the program ends.
-            let _ = command(pad, structure).map(|command| commands.send(command));
+            listener.lock().expect("nothing panics under it")(pad, structure);
         }
         gst::PadProbeReturn::Ok
     });

@@ -1,8 +1,9 @@
 //! Tiles into the frame that they make, each faded out towards its neighbours.
 
 use pulp::Arch;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
+use super::pixels::is_plain;
 use super::tiled::cut_out;
 use crate::Result;
 use crate::nn::by_rows;
@@ -57,18 +58,14 @@ impl Blend {
     /// On a CPU, where libtorch would go over the tile three times. `None` where that is libtorch's work: on a GPU, and for images that
     /// are not channels-last.
     fn add_here(&self, joined: &Tensor, tile: &Tile, output: &Tensor) -> Option<()> {
-        let [frame, output] = [joined, output].map(|image| image.permute([0, 2, 3, 1]));
-        let plain = |image: &Tensor| {
-            image.device() == Device::Cpu && image.kind() == Kind::Float && image.is_contiguous()
-        };
-        if !plain(&frame) || !plain(&output) {
+        if !is_plain(joined) || !is_plain(output) {
             return None;
         }
         let (stride, width) = (3 * joined.size()[3] as usize, 3 * tile.width);
         // SAFETY: float32, on the CPU and without gaps; nobody else reads or writes the frame meanwhile, and the output is not in it.
         let (samples, output) = unsafe {
             (
-                std::slice::from_raw_parts_mut(frame.data_ptr().cast::<f32>(), frame.numel()),
+                std::slice::from_raw_parts_mut(joined.data_ptr().cast::<f32>(), joined.numel()),
                 std::slice::from_raw_parts(output.data_ptr().cast::<f32>(), output.numel()),
             )
         };
@@ -100,6 +97,8 @@ fn add_row(row: &mut [f32], output: &[f32], weight: f32, columns: &[f32]) {
 
 #[cfg(test)]
 mod tests {
+    use tch::Kind;
+
     use super::*;
     use crate::nn::channels_last;
 

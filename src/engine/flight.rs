@@ -18,7 +18,7 @@ pub(super) struct Reply {
 }
 
 /// How long a caller waits for a result.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub(super) enum Wait {
     No,
     Until(Instant),
@@ -95,18 +95,17 @@ impl Flight {
                 return Ok(None);
             }
             let reply = match wait {
-                Wait::No => self.results.try_recv().map_err(|e| e == TryRecvError::Empty),
-                Wait::Until(deadline) => {
-                    let received = self.results.recv_deadline(deadline);
-                    received.map_err(|e| e == RecvTimeoutError::Timeout)
-                }
-                Wait::Forever => self.results.recv().map_err(|_| false),
+                Wait::No => match self.results.try_recv() {
+                    Err(TryRecvError::Empty) => return Ok(None),
+                    reply => reply.ok(),
+                },
+                Wait::Until(deadline) => match self.results.recv_deadline(deadline) {
+                    Err(RecvTimeoutError::Timeout) => return Ok(None),
+                    reply => reply.ok(),
+                },
+                Wait::Forever => self.results.recv().ok(),
             };
-            let reply = match reply {
-                Ok(reply) => reply,
-                Err(too_early) if too_early => return Ok(None),
-                Err(_) => return Err(shared.failure()),
-            };
+            let reply = reply.ok_or_else(|| shared.failure())?;
             let mut state = self.state();
             if let Some(result) = reply.result.filter(|_| reply.epoch == state.epoch) {
                 state.count -= 1;
@@ -136,5 +135,24 @@ impl Flight {
     pub fn close(&self) {
         self.wake.lock().unwrap_or_else(|e| e.into_inner()).take();
         while self.results.try_recv().is_ok() {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_sent_before_a_flush_is_wanted_no_more() {
+        let shared = Shared::new(1.0, 1.0);
+        let (wake, results) = crossbeam_channel::bounded(3);
+        let (_jobs, waiting) = crossbeam_channel::bounded(1);
+        let flight = Flight::new(1, results, wake);
+        let is_wanted = |epoch| epoch == shared.epoch.load(Ordering::Relaxed);
+        let (_, before) = flight.take_off().unwrap();
+        assert!(is_wanted(before));
+        assert_eq!(flight.discard(&waiting, &shared), 1);
+        let (_, after) = flight.take_off().unwrap();
+        assert!(!is_wanted(before) && is_wanted(after));
     }
 }

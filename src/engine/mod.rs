@@ -23,6 +23,7 @@
 mod blend;
 mod budget;
 mod config;
+mod cut;
 mod flight;
 mod pass;
 mod pixels;

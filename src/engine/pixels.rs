@@ -83,6 +83,12 @@ fn from_levels(levels: &Tensor, input: &Frame, landing: &mut Landing) -> Result<
     Frame::from_data(input.width, input.height, input.format, data)
 }
 
+/// Whether an image `[1, 3, H, W]` lies in the CPU's memory as float32, pixel by pixel without gaps.
+pub(super) fn is_plain(image: &Tensor) -> bool {
+    let here = image.device() == Device::Cpu && image.kind() == Kind::Float;
+    here && image.permute([0, 2, 3, 1]).is_contiguous()
+}
+
 /// On a CPU, where libtorch would go over the frame once for every operation.
 fn to_tensor_in_one_pass(frame: &Frame) -> Result<Tensor> {
     let size = [1, frame.height as i64, frame.width as i64, 3];

@@ -187,3 +187,31 @@ impl Restorer {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::frame::PixelFormat;
+
+    #[test]
+    fn a_frame_is_given_up_between_two_tiles() {
+        let config = EngineConfig {
+            tile_size: Some(64),
+            tile_overlap: 0,
+            ..EngineConfig::default()
+        };
+        let _no_grad = tch::no_grad_guard();
+        let mut restorer = Restorer::new(&config).unwrap();
+        let frame = Frame::new(320, 64, PixelFormat::Rgb8);
+        // It has five tiles.
+        for (tiles, asked) in [(0, 1), (2, 3), (5, 5)] {
+            let questions = AtomicUsize::new(0);
+            let wanted = || questions.fetch_add(1, Ordering::Relaxed) < tiles;
+            let restored = restorer.restore(&frame, 1.0, 1.0, &wanted).unwrap();
+            assert_eq!(restored.is_some(), tiles == 5, "wanted for {tiles} tiles");
+            assert_eq!(questions.into_inner(), asked);
+        }
+    }
+}

@@ -4,8 +4,9 @@
 //! are seen. It is made anew after [`REFRESH`] frames in any case.
 
 use pulp::Arch;
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
+use super::pixels::is_plain;
 use super::tiled::cut_out;
 use crate::Result;
 use crate::nn::channels_last;
@@ -125,15 +126,11 @@ impl Reuse {
 /// Whether any sample of a tile of `padded` differs from `kept`, `[1, 3, h, w]`, by more than `threshold`, or is not a number. `None`
 /// where that is libtorch's work: on a GPU, and for images that are not channels-last.
 fn differs_here(padded: &Tensor, tile: &Tile, kept: &Tensor, threshold: f32) -> Option<bool> {
-    let [frame, before] = [padded, kept].map(|image| image.permute([0, 2, 3, 1]));
-    let plain = |image: &Tensor| {
-        image.device() == Device::Cpu && image.kind() == Kind::Float && image.is_contiguous()
-    };
-    if !plain(&frame) || !plain(&before) {
+    if !is_plain(padded) || !is_plain(kept) {
         return None;
     }
     // SAFETY: float32, on the CPU and without gaps; nobody writes to either.
-    let [samples, before] = [&frame, &before]
+    let [samples, before] = [padded, kept]
         .map(|image| unsafe { std::slice::from_raw_parts(image.data_ptr().cast::<f32>(), image.numel()) });
     let (stride, length) = (3 * padded.size()[3] as usize, 3 * tile.width);
     let rows = samples[tile.y * stride..].chunks(stride);

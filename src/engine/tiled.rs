@@ -6,6 +6,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::blend::Blend;
 use super::budget::{Budget, FRAMES, REUSE_FRAMES};
+use super::cut::Cut;
 use super::pass::{Forward, pass};
 use super::reuse::Reuse;
 use super::sharp::Sharp;
@@ -13,14 +14,6 @@ use super::{EngineConfig, StageTimes};
 use crate::Result;
 use crate::memory;
 use crate::tile::{Tile, TileGrid, reflect};
-
-/// Tiles that run together on a GPU where the caller leaves it open.
-const AUTO_BATCH_CUDA: usize = 4;
-
-/// Tiles that are made smaller for want of memory end here: below, what is left of them between their overlaps is little.
-const LEAST_TILE: usize = 128;
-/// What divides a tile's sides.
-const TILE_UNIT: usize = 64;
 
 /// Cuts frames into tiles, runs them in batches and joins the results; remembers the geometry of the last size.
 pub(super) struct TiledPass {
@@ -31,36 +24,6 @@ pub(super) struct TiledPass {
     skip_sharp: f64,
     budget: Option<Budget>,
     plan: Option<Plan>,
-}
-
-/// How frames are cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Cut {
-    /// Largest side of a tile in pixels; 0 takes the whole frame.
-    tile_size: usize,
-    overlap: usize,
-    /// Tiles that run together.
-    batch: usize,
-}
-
-impl Cut {
-    /// What runs at a time made smaller: fewer tiles, then smaller ones. `None` where that would not help any more.
-    fn smaller(self, grid: &TileGrid, multiple: usize) -> Option<Self> {
-        let batch = self.batch.min(grid.len());
-        if batch > 1 {
-            return Some(Cut {
-                batch: batch / 2,
-                ..self
-            });
-        }
-        let largest = grid.tile_width().max(grid.tile_height());
-        let half = (largest / 2).next_multiple_of(multiple.max(TILE_UNIT));
-        (LEAST_TILE <= half && half < largest).then(|| Cut {
-            tile_size: half,
-            overlap: self.overlap.min(half / multiple / 2 * multiple),
-            batch,
-        })
-    }
 }
 
 /// A frame put together again.
@@ -101,19 +64,8 @@ impl TiledPass {
         device: Device,
         budget: Option<Budget>,
     ) -> Self {
-        let auto = match device {
-            Device::Cpu => 1,
-            _ => AUTO_BATCH_CUDA,
-        };
         TiledPass {
-            cut: Cut {
-                tile_size: config.resolved_tile_size(large_tiles),
-                overlap: config.tile_overlap,
-                batch: match config.tile_batch {
-                    0 => auto,
-                    batch => batch,
-                },
-            },
+            cut: Cut::new(config, large_tiles, device),
             multiple,
             device,
             reuse_threshold: config.reuse_threshold,
@@ -220,51 +172,18 @@ impl TiledPass {
             if self.plan.take().is_some() {
                 memory::release();
             }
-            let (grid, cut) = self.cut_for(width, height)?;
+            let frames = match self.reuse_threshold > 0.0 {
+                true => FRAMES + REUSE_FRAMES,
+                false => FRAMES,
+            };
+            let (grid, cut) = self
+                .cut
+                .fitted(width, height, self.multiple, self.budget.as_ref(), frames)?;
             let reuse = (self.reuse_threshold > 0.0).then(|| Reuse::new(self.reuse_threshold, grid.len()));
             let sharp = (self.skip_sharp > 0.0).then(|| Sharp::new(self.skip_sharp, grid.len()));
             self.plan = Some(Plan::new(grid, cut, model()?, (reuse, sharp), self.device)?);
         }
         Ok(self.plan.as_mut().expect("made above"))
-    }
-
-    /// Cuts a size so that it fits into the memory that is free, or as small as can be: what is needed is an estimate.
-    fn cut_for(&self, width: usize, height: usize) -> Result<(TileGrid, Cut)> {
-        let mut cut = self.cut;
-        loop {
-            let grid = TileGrid::new(width, height, cut.tile_size, cut.overlap, self.multiple)?;
-            let Some(budget) = &self.budget else {
-                return Ok((grid, cut));
-            };
-            let copies = FRAMES
-                + if self.reuse_threshold > 0.0 {
-                    REUSE_FRAMES
-                } else {
-                    0
-                };
-            let frames = copies * grid.padded_width() * grid.padded_height();
-            let tiles = grid.tile_width() * grid.tile_height() * cut.batch.min(grid.len());
-            let shortage = budget.shortage(frames, tiles);
-            let smaller = shortage.and_then(|_| cut.smaller(&grid, self.multiple));
-            if let Some(smaller) = smaller {
-                cut = smaller;
-                continue;
-            }
-            let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-            if let Some((needed, available)) = shortage {
-                tracing::warn!(
-                    "memory is short: frames of {width}x{height} need about {} MB, and {} MB are free",
-                    mib(needed),
-                    mib(available)
-                );
-            } else if cut != self.cut {
-                let (batch, size) = (cut.batch, cut.tile_size);
-                tracing::warn!(
-                    "memory is short: frames of {width}x{height} go in {batch} tiles of at most {size} px at a time"
-                );
-            }
-            return Ok((grid, cut));
-        }
     }
 }
 
@@ -399,8 +318,10 @@ pub(super) fn cut_out(frame: &Tensor, tile: &Tile) -> Result<Tensor> {
 mod tests {
     use super::*;
 
-    fn always() -> bool {
-        true
+    /// A frame that is wanted to its end.
+    fn run(pass: &mut TiledPass, image: &Tensor, model: &dyn Fn() -> Result<Forward>) -> Result<Joined> {
+        let joined = pass.run(image, 1.0, model, &|| true, &mut StageTimes::default())?;
+        Ok(joined.expect("nobody has said otherwise"))
     }
 
     /// Any model that works pixel by pixel must not notice tiles.
@@ -416,12 +337,8 @@ mod tests {
         for (width, height) in [(1, 1), (5, 200), (64, 64), (65, 130), (201, 77)] {
             let image = Tensor::rand([1, 3, height, width], (Kind::Float, Device::Cpu)) * 2.0 - 1.0;
             let image = crate::nn::channels_last(&image);
-            let mut times = StageTimes::default();
             let model = || -> Result<Forward> { Ok(Box::new(|x| x * -0.5)) };
-            let joined = pass
-                .run(&image, 1.0, &model, &always, &mut times)
-                .unwrap()
-                .unwrap();
+            let joined = run(&mut pass, &image, &model).unwrap();
             let error = (joined.image + &image * 0.5).abs().max().double_value(&[]);
             assert!(error < 1e-5, "{width}x{height}: {error}");
             assert_eq!(joined.tiles > 1, width > 64 || height > 64);
@@ -458,10 +375,7 @@ mod tests {
             for tile in 0..width / 64 {
                 let _ = image.narrow(3, 64 * tile, 64).narrow(1, 0, 1).fill_(tile as f64);
             }
-            let joined = pass
-                .run(&image, 1.0, &model, &always, &mut StageTimes::default())
-                .unwrap()
-                .unwrap();
+            let joined = run(&mut pass, &image, &model).unwrap();
             assert_eq!(joined.tiles_failed, bad as usize);
             for (tile, failed) in [(0, true), (1, bad == 2), (2, false)] {
                 if 64 * (tile + 1) > width {
@@ -527,7 +441,7 @@ mod tests {
                 }))
             };
             let joined = pass
-                .run(image, gamma, &model, &always, &mut StageTimes::default())
+                .run(image, gamma, &model, &|| true, &mut StageTimes::default())
                 .unwrap()
                 .unwrap();
             (joined.tiles, joined.tiles_reused, joined.image.copy())
@@ -556,30 +470,6 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_cut_smaller_where_memory_is_short() {
-        let config = EngineConfig {
-            tile_size: Some(0),
-            tile_overlap: 16,
-            tile_batch: 8,
-            ..EngineConfig::default()
-        };
-        let cut = |per_pixel: f64, available: fn() -> Option<u64>| {
-            let budget = Budget::of(per_pixel, available);
-            let pass = TiledPass::new(&config, true, 8, Device::Cpu, Some(budget));
-            pass.cut_for(1024, 512).map(|(_, cut)| cut)
-        };
-        let whole = cut(100.0, || Some(100 << 20)).unwrap();
-        assert_eq!((whole.tile_size, whole.batch), (0, 8));
-        assert_eq!(cut(1e9, || None).unwrap(), whole, "nobody knows what is free");
-        // 25 MB for frames; 50 MB, 25 MB and so on for tiles.
-        let smaller = cut(100.0, || Some(60 << 20)).unwrap();
-        assert_eq!((smaller.tile_size, smaller.batch), (512, 1));
-        let least = cut(100.0, || Some(26 << 20)).unwrap();
-        assert_eq!((least.tile_size, least.overlap), (128, 16));
-        assert_eq!(cut(100.0, || Some(0)).unwrap(), least, "it may do");
-    }
-
-    #[test]
     fn only_what_tiles_take_is_made_smaller() {
         let config = EngineConfig {
             tile_size: Some(512),
@@ -590,11 +480,7 @@ mod tests {
         let image = Tensor::zeros([1, 3, 256, 256], (Kind::Float, Device::Cpu));
         let run = |tiles: &mut TiledPass, model: fn(&Tensor) -> Tensor| {
             let model = || -> Result<Forward> { Ok(Box::new(model)) };
-            let run = || {
-                tiles
-                    .run(&image, 1.0, &model, &always, &mut StageTimes::default())
-                    .is_ok()
-            };
+            let run = || run(tiles, &image, &model).is_ok();
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or(false)
         };
         assert!(run(&mut tiles, |x| x * 0.5));
@@ -627,10 +513,7 @@ mod tests {
             .contiguous();
         let _ = image.narrow(3, 64, 64).uniform_(-1.0, 1.0);
         let model = || -> Result<Forward> { Ok(Box::new(|x| x * 0.5)) };
-        let joined = pass
-            .run(&image, 1.0, &model, &always, &mut StageTimes::default())
-            .unwrap()
-            .unwrap();
+        let joined = run(&mut pass, &image, &model).unwrap();
         assert_eq!(
             (joined.tiles, joined.tiles_skipped, joined.tiles_reused),
             (2, 1, 0)
@@ -643,19 +526,13 @@ mod tests {
                 "tile {tile}"
             );
         }
-        let again = pass
-            .run(&image, 1.0, &model, &always, &mut StageTimes::default())
-            .unwrap()
-            .unwrap();
+        let again = run(&mut pass, &image, &model).unwrap();
         assert_eq!((again.tiles, again.tiles_skipped, again.tiles_reused), (0, 0, 3));
         assert_eq!(again.image, joined.image);
         // What becomes sharp is left alone in steps, though the picture stands still meanwhile.
         let _ = image.narrow(3, 0, 64).uniform_(-1.0, 1.0);
         for (factor, tiles) in [(0.625, 1), (0.75, 1), (0.875, 1), (1.0, 0), (1.0, 0)] {
-            let joined = pass
-                .run(&image, 1.0, &model, &always, &mut StageTimes::default())
-                .unwrap()
-                .unwrap();
+            let joined = run(&mut pass, &image, &model).unwrap();
             assert_eq!(joined.tiles, tiles);
             let part = |t: &Tensor| t.narrow(3, 0, 64);
             assert!(part(&joined.image).allclose(&(part(&image) * factor), 0.0, 1e-6, false));
