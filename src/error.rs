@@ -127,17 +127,51 @@ impl From<tch::TchError> for Error {
 }
 
 impl Error {
-    /// What libtorch's words mean; `other` where they are about neither memory nor the device. Its C++ stack, all but the
-    /// first line, is left out.
+    /// What libtorch's words mean, by themselves or in a panic of tch's; `other` where they are about neither memory nor the device.
+    /// Its C++ stack, all but the first line, is left out.
     pub(crate) fn from_libtorch(text: &str, other: fn(String) -> Error) -> Self {
-        let reason = text.lines().next().unwrap_or("unknown error").to_owned();
-        if text.contains("out of memory") || text.contains("can't allocate memory") {
-            let device = if text.contains("CUDA") { "cuda" } else { "cpu" }.into();
+        let reason = first_line(text).to_owned();
+        let says = |words: &[&str]| words.iter().any(|words| text.contains(words));
+        if says(&[
+            "out of memory",
+            "can't allocate memory",
+            "bad_alloc",
+            "ALLOC_FAILED",
+        ]) {
+            let device = if says(&["CUDA", "CUDNN"]) { "cuda" } else { "cpu" }.into();
             Error::NoMemory { device, reason }
-        } else if text.contains("CUDA error") || text.contains("CUDA driver error") {
+        } else if says(&["CUDA error", "CUDA driver error", "cuDNN error"]) {
             Error::DeviceLost { reason }
         } else {
             other(reason)
         }
     }
+
+    /// The same error for whoever comes later; of those that have a source, the words.
+    pub(crate) fn again(&self) -> Self {
+        match self {
+            Error::DeviceLost { reason } => Error::DeviceLost {
+                reason: reason.clone(),
+            },
+            Error::NoMemory { device, reason } => Error::NoMemory {
+                device: device.clone(),
+                reason: reason.clone(),
+            },
+            Error::Worker(reason) => Error::Worker(reason.clone()),
+            other => Error::Worker(other.to_string()),
+        }
+    }
+}
+
+/// Of libtorch's message. Where tch panics, it is in quotes, with its line ends spelled out.
+fn first_line(text: &str) -> &str {
+    const PANIC: &str = "called `Result::unwrap()` on an `Err` value: Torch(\"";
+    let line = match text.strip_prefix(PANIC) {
+        Some(quoted) => quoted
+            .split("\\n")
+            .next()
+            .map(|line| line.trim_end_matches("\")")),
+        None => text.lines().next(),
+    };
+    line.filter(|line| !line.is_empty()).unwrap_or("unknown error")
 }

@@ -158,6 +158,11 @@ fn deblur_in(pipeline: &gst::Pipeline) -> Option<gst::Element> {
     elements.into_iter().find(is_ours)
 }
 
+/// Whether this is an element of GStreamer's for CUDA that is there only where a GPU is, and not here.
+fn needs_gpu(word: &str) -> bool {
+    (word.starts_with("nvh26") || word.starts_with("cuda")) && gst::ElementFactory::find(word).is_none()
+}
+
 #[test]
 fn every_launch_line_runs() {
     let machine = Machine::new();
@@ -165,6 +170,10 @@ fn every_launch_line_runs() {
     for (document, text) in documents() {
         for words in launch_lines(&text) {
             let line = format!("{document}: {}", words.join(" "));
+            if let Some(element) = words.iter().find(|word| needs_gpu(word)) {
+                println!("left out: {line}: there is no {element}, which needs a GPU");
+                continue;
+            }
             let adapted = machine.adapt(&words);
             let arguments = adapted.iter().map(String::as_str).collect::<Vec<_>>();
             let pipeline = gst::parse::launchv(&arguments).unwrap_or_else(|error| panic!("{line}: {error}"));

@@ -6,15 +6,15 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 
-use super::Output;
 use super::worker::{Job, Shared};
+use super::{Output, Picture};
 use crate::Result;
 
 /// What the worker answers.
-pub(super) struct Reply {
+pub(super) struct Reply<P> {
     /// Flushes before the frame was sent: an older one than the current is stale.
     pub epoch: u64,
-    pub result: Option<Result<Output>>,
+    pub result: Option<Result<Output<P>>>,
 }
 
 /// How long a caller waits for a result.
@@ -26,12 +26,12 @@ pub(super) enum Wait {
 }
 
 /// Counts frames in flight, hands out results in order, and forgets them on a flush.
-pub(super) struct Flight {
+pub(super) struct Flight<P> {
     state: Mutex<State>,
     depth: usize,
-    results: Receiver<Reply>,
+    results: Receiver<Reply<P>>,
     /// To wake whoever waits for a result; `None` once the engine stops.
-    wake: Mutex<Option<Sender<Reply>>>,
+    wake: Mutex<Option<Sender<Reply<P>>>>,
 }
 
 struct State {
@@ -40,8 +40,8 @@ struct State {
     count: usize,
 }
 
-impl Flight {
-    pub fn new(depth: usize, results: Receiver<Reply>, wake: Sender<Reply>) -> Self {
+impl<P: Picture> Flight<P> {
+    pub fn new(depth: usize, results: Receiver<Reply<P>>, wake: Sender<Reply<P>>) -> Self {
         Flight {
             state: Mutex::new(State {
                 next_id: 0,
@@ -89,7 +89,7 @@ impl Flight {
     }
 
     /// The next result; `None` when nothing is in flight or nothing has come in time.
-    pub fn land(&self, wait: Wait, shared: &Shared) -> Result<Option<Output>> {
+    pub fn land(&self, wait: Wait, shared: &Shared) -> Result<Option<Output<P>>> {
         loop {
             if self.count() == 0 {
                 return Ok(None);
@@ -115,7 +115,7 @@ impl Flight {
     }
 
     /// Forgets every frame in flight; gives their number.
-    pub fn discard(&self, waiting: &Receiver<Job>, shared: &Shared) -> usize {
+    pub fn discard(&self, waiting: &Receiver<Job<P>>, shared: &Shared) -> usize {
         let mut state = self.state();
         let count = std::mem::take(&mut state.count);
         state.epoch += 1;
@@ -141,13 +141,14 @@ impl Flight {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::Frame;
 
     #[test]
     fn what_was_sent_before_a_flush_is_wanted_no_more() {
         let shared = Shared::new(1.0, 1.0);
         let (wake, results) = crossbeam_channel::bounded(3);
         let (_jobs, waiting) = crossbeam_channel::bounded(1);
-        let flight = Flight::new(1, results, wake);
+        let flight = Flight::<Frame>::new(1, results, wake);
         let is_wanted = |epoch| epoch == shared.epoch.load(Ordering::Relaxed);
         let (_, before) = flight.take_off().unwrap();
         assert!(is_wanted(before));

@@ -15,17 +15,13 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-#![expect(
-    clippy::result_large_err,
-    reason = "a frame that is not taken goes back to the caller, in the error"
-)]
-
 mod blend;
 mod budget;
 mod config;
 mod cut;
 mod flight;
 mod pass;
+mod picture;
 mod pixels;
 mod restore;
 mod reuse;
@@ -40,6 +36,8 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 pub use config::EngineConfig;
 use flight::{Flight, Reply, Wait};
+pub use picture::Picture;
+pub use pixels::Landing;
 use worker::{Job, Shared};
 
 pub use crate::device::{Device, Precision};
@@ -47,14 +45,14 @@ use crate::frame::Frame;
 use crate::{Error, Result};
 
 /// A running engine; `Send` and `Sync`, so that one thread may send while another receives.
-pub struct Engine {
+pub struct Engine<P: Picture = Frame> {
     config: EngineConfig,
     info: EngineInfo,
     shared: Arc<Shared>,
-    flight: Flight,
-    jobs: Option<Sender<Job>>,
+    flight: Flight<P>,
+    jobs: Option<Sender<Job<P>>>,
     /// The worker's end of `jobs`, to take back what it has not started.
-    waiting: Receiver<Job>,
+    waiting: Receiver<Job<P>>,
     worker: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -70,17 +68,17 @@ pub struct EngineInfo {
 
 /// Why a frame was not taken; it comes back.
 #[derive(Debug, thiserror::Error)]
-pub enum SendError {
+pub enum SendError<P = Frame> {
     /// `depth` frames are in flight: receive one first.
     #[error("as many frames are in flight as the engine's depth allows")]
-    Full(Frame),
+    Full(P),
     /// The frame is malformed, or the engine has stopped.
     #[error("{1}")]
-    Failed(Frame, Error),
+    Failed(P, Error),
 }
 
-impl From<SendError> for Error {
-    fn from(error: SendError) -> Self {
+impl<P> From<SendError<P>> for Error {
+    fn from(error: SendError<P>) -> Self {
         match error {
             SendError::Full(_) => Error::Worker(error.to_string()),
             SendError::Failed(_, error) => error,
@@ -90,12 +88,12 @@ impl From<SendError> for Error {
 
 /// A finished frame.
 #[derive(Debug)]
-pub struct Output {
+pub struct Output<P = Frame> {
     /// What `send` returned for it.
     pub id: u64,
-    pub frame: Frame,
+    pub frame: P,
     /// The frame that was sent, for comparison or reuse.
-    pub input: Frame,
+    pub input: P,
     /// γ of all of this frame.
     pub gamma: f64,
     /// Tiles that show the input, because the model gave numbers for them that are not finite.
@@ -142,6 +140,16 @@ impl Engine {
     /// # Errors
     /// A setting out of range, a model that is missing or broken, a device that is not there, too little memory.
     pub fn new(config: EngineConfig) -> Result<Engine> {
+        Engine::of_pictures(config)
+    }
+}
+
+impl<P: Picture> Engine<P> {
+    /// As [`Engine::new`], for pictures of the caller's own kind.
+    ///
+    /// # Errors
+    /// As [`Engine::new`].
+    pub fn of_pictures(config: EngineConfig) -> Result<Engine<P>> {
         config.validate()?;
         let shared = Arc::new(Shared::new(config.gamma, config.strength));
         let (jobs, waiting) = bounded(config.depth);
@@ -150,7 +158,7 @@ impl Engine {
         let (ready, started) = bounded(1);
         let thread = {
             let (config, shared, waiting) = (config.clone(), shared.clone(), waiting.clone());
-            let replies: Sender<Reply> = replies.clone();
+            let replies: Sender<Reply<P>> = replies.clone();
             std::thread::Builder::new()
                 .name("osdd-engine".into())
                 .spawn(move || worker::run(&config, &shared, &waiting, &replies, &ready))
@@ -175,7 +183,7 @@ impl Engine {
     ///
     /// # Errors
     /// The frame comes back when `depth` frames are in flight, when it is malformed, or when the engine has stopped.
-    pub fn send(&self, frame: Frame) -> Result<u64, SendError> {
+    pub fn send(&self, frame: P) -> Result<u64, SendError<P>> {
         self.enqueue(frame, None)
     }
 
@@ -183,11 +191,11 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::send`].
-    pub fn send_with(&self, frame: Frame, gamma: f64, strength: f64) -> Result<u64, SendError> {
+    pub fn send_with(&self, frame: P, gamma: f64, strength: f64) -> Result<u64, SendError<P>> {
         self.enqueue(frame, Some((unit(gamma), unit(strength))))
     }
 
-    fn enqueue(&self, frame: Frame, settings: Option<(f64, f64)>) -> Result<u64, SendError> {
+    fn enqueue(&self, frame: P, settings: Option<(f64, f64)>) -> Result<u64, SendError<P>> {
         if let Err(error) = frame.check() {
             return Err(SendError::Failed(frame, error));
         }
@@ -221,7 +229,7 @@ impl Engine {
     ///
     /// # Errors
     /// What went wrong with this frame. The engine has then stopped: start another.
-    pub fn receive(&self) -> Result<Option<Output>> {
+    pub fn receive(&self) -> Result<Option<Output<P>>> {
         self.flight.land(Wait::Forever, &self.shared)
     }
 
@@ -229,7 +237,7 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::receive`].
-    pub fn try_receive(&self) -> Result<Option<Output>> {
+    pub fn try_receive(&self) -> Result<Option<Output<P>>> {
         self.flight.land(Wait::No, &self.shared)
     }
 
@@ -237,7 +245,7 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::receive`].
-    pub fn receive_deadline(&self, deadline: Instant) -> Result<Option<Output>> {
+    pub fn receive_deadline(&self, deadline: Instant) -> Result<Option<Output<P>>> {
         self.flight.land(Wait::Until(deadline), &self.shared)
     }
 
@@ -290,7 +298,7 @@ impl Engine {
     }
 }
 
-impl Drop for Engine {
+impl<P: Picture> Drop for Engine<P> {
     fn drop(&mut self) {
         // Take back what has not started, close the queue, and wait for the frame in work: device memory is free after.
         self.flush();

@@ -51,9 +51,9 @@ fn levels(tensor: &Tensor, format: PixelFormat) -> Result<Tensor> {
     Ok(levels.f_contiguous()?)
 }
 
-/// Memory in which frames arrive from a GPU, kept for others of the same size.
-#[derive(Default)]
-pub(super) struct Landing(Option<Tensor>);
+/// Memory of the CPU's in which frames arrive from a GPU, kept for others of the same size.
+#[derive(Debug, Default)]
+pub struct Landing(Option<Tensor>);
 
 fn from_levels(levels: &Tensor, input: &Frame, landing: &mut Landing) -> Result<Frame> {
     let fits = |place: &Tensor| (place.size(), place.kind()) == (levels.size(), levels.kind());

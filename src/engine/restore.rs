@@ -4,20 +4,19 @@ use std::time::Instant;
 
 use super::budget::Budget;
 use super::pass::Forward;
-use super::pixels::{Landing, from_tensor, to_tensor};
+use super::pixels::Landing;
 use super::tiled::TiledPass;
-use super::{EngineConfig, EngineInfo, StageTimes};
+use super::{EngineConfig, EngineInfo, Picture, StageTimes};
 use crate::Result;
 use crate::config::ModelConfig;
 use crate::device::{self, Device, Precision};
-use crate::frame::Frame;
 use crate::memory;
 use crate::model::{Arithmetic, OsddModel};
 use crate::nn::{Params, Products, on_own_threads};
 use crate::weights::{Merged, load_config, shared_model};
 
 /// A loaded model and what it needs to restore frames of any size.
-pub(super) struct Restorer {
+pub(super) struct Restorer<P> {
     info: EngineInfo,
     config: ModelConfig,
     weights: Merged,
@@ -25,7 +24,7 @@ pub(super) struct Restorer {
     device: tch::Device,
     arithmetic: Arithmetic,
     /// The last output where tiles may be reused, for a frame in which nothing has changed.
-    last: Option<Frame>,
+    last: Option<P>,
     landing: Landing,
     reuses: bool,
 }
@@ -49,8 +48,8 @@ fn with_threads<T: Send>(fused: bool, work: impl FnOnce() -> T + Send) -> T {
 }
 
 /// A restored frame.
-pub(super) struct Restored {
-    pub frame: Frame,
+pub(super) struct Restored<P> {
+    pub frame: P,
     pub times: StageTimes,
     pub tiles: usize,
     pub tiles_failed: usize,
@@ -58,7 +57,7 @@ pub(super) struct Restored {
     pub tiles_skipped: usize,
 }
 
-impl Restorer {
+impl<P: Picture> Restorer<P> {
     /// # Errors
     /// A device that is not there, a model that is missing or broken, too little memory.
     pub fn new(config: &EngineConfig) -> Result<Self> {
@@ -107,17 +106,18 @@ impl Restorer {
         self.tiles.shrink()
     }
 
-    /// `None` once the frame is not `wanted` any more, which is asked before each batch of tiles.
+    /// `None` once the frame is not `wanted` any more, which is asked before each batch of tiles. Nothing of the frame changes; it is
+    /// mutable because it goes to another thread and need not be fit to be seen by two.
     ///
     /// # Errors
     /// Too little memory, or a failure of the device.
     pub fn restore(
         &mut self,
-        frame: &Frame,
+        frame: &mut P,
         gamma: f64,
         strength: f64,
         wanted: &(dyn Fn() -> bool + Sync),
-    ) -> Result<Option<Restored>> {
+    ) -> Result<Option<Restored<P>>> {
         with_threads(self.arithmetic.fused, || {
             self.restore_here(frame, gamma, strength, wanted)
         })
@@ -125,12 +125,13 @@ impl Restorer {
 
     fn restore_here(
         &mut self,
-        frame: &Frame,
+        frame: &mut P,
         gamma: f64,
         strength: f64,
         wanted: &dyn Fn() -> bool,
-    ) -> Result<Option<Restored>> {
+    ) -> Result<Option<Restored<P>>> {
         let start = Instant::now();
+        let frame = &*frame;
         if strength == 0.0 {
             let times = StageTimes {
                 total: start.elapsed(),
@@ -148,7 +149,7 @@ impl Restorer {
         self.weights.set_gamma(gamma)?;
         let mut times = StageTimes::default();
 
-        let input = to_tensor(frame, self.device)?;
+        let input = frame.to_tensor(self.device)?;
         times.upload = start.elapsed();
 
         let (weights, config) = (&self.weights, &self.config);
@@ -167,12 +168,10 @@ impl Restorer {
         };
         let repeats = self.reuses && strength == 1.0;
         let still = repeats && joined.tiles + joined.tiles_skipped == 0;
-        let frame = match self.last.take().filter(|last| still && last.has_layout_of(frame)) {
-            Some(mut last) => {
-                last.take_alpha(frame);
-                last
-            }
-            None => from_tensor(&output, frame, &mut self.landing)?,
+        let last = self.last.take().filter(|_| still);
+        let frame = match last.and_then(|last| frame.repeated(last)) {
+            Some(frame) => frame,
+            None => frame.with_colours(&output, &mut self.landing)?,
         };
         self.last = if repeats { Some(frame.try_clone()?) } else { None };
         times.download = blended.elapsed();
@@ -193,7 +192,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::frame::PixelFormat;
+    use crate::frame::{Frame, PixelFormat};
 
     #[test]
     fn a_frame_is_given_up_between_two_tiles() {
@@ -204,12 +203,12 @@ mod tests {
         };
         let _no_grad = tch::no_grad_guard();
         let mut restorer = Restorer::new(&config).unwrap();
-        let frame = Frame::new(320, 64, PixelFormat::Rgb8);
+        let mut frame = Frame::new(320, 64, PixelFormat::Rgb8);
         // It has five tiles.
         for (tiles, asked) in [(0, 1), (2, 3), (5, 5)] {
             let questions = AtomicUsize::new(0);
             let wanted = || questions.fetch_add(1, Ordering::Relaxed) < tiles;
-            let restored = restorer.restore(&frame, 1.0, 1.0, &wanted).unwrap();
+            let restored = restorer.restore(&mut frame, 1.0, 1.0, &wanted).unwrap();
             assert_eq!(restored.is_some(), tiles == 5, "wanted for {tiles} tiles");
             assert_eq!(questions.into_inner(), asked);
         }

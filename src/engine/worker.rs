@@ -8,16 +8,15 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::flight::Reply;
 use super::restore::{Restored, Restorer};
-use super::{EngineConfig, EngineInfo, Output, StageTimes, Stats};
-use crate::frame::Frame;
+use super::{EngineConfig, EngineInfo, Output, Picture, StageTimes, Stats};
 use crate::memory;
 use crate::{Error, ErrorKind, Result};
 
 /// A frame on its way to the worker.
-pub(super) struct Job {
+pub(super) struct Job<P> {
     pub id: u64,
     pub epoch: u64,
-    pub frame: Frame,
+    pub frame: P,
     /// γ and strength of this frame alone.
     pub settings: Option<(f64, f64)>,
 }
@@ -48,7 +47,7 @@ pub(super) struct Shared {
     /// Counters, and the sum (not the mean) of times.
     stats: Mutex<Stats>,
     /// Why the worker stopped.
-    failure: Mutex<Option<String>>,
+    failure: Mutex<Option<Error>>,
 }
 
 impl Shared {
@@ -87,24 +86,21 @@ impl Shared {
     /// The error for whoever talks to a worker that has stopped.
     pub fn failure(&self) -> Error {
         let failure = self.failure.lock().unwrap_or_else(|e| e.into_inner());
-        Error::Worker(failure.clone().unwrap_or_else(|| "it has ended".into()))
+        let failure = failure.as_ref().map(Error::again);
+        failure.unwrap_or_else(|| Error::Worker("it has ended".into()))
     }
 
     fn fail(&self, error: &Error) {
-        let text = match error {
-            Error::Worker(text) => text.clone(),
-            other => other.to_string(),
-        };
-        *self.failure.lock().unwrap_or_else(|e| e.into_inner()) = Some(text);
+        *self.failure.lock().unwrap_or_else(|e| e.into_inner()) = Some(error.again());
     }
 }
 
 /// Loads the model, says so on `ready`, then answers `jobs` until they end: after a failure, with that failure.
-pub(super) fn run(
+pub(super) fn run<P: Picture>(
     config: &EngineConfig,
     shared: &Shared,
-    jobs: &Receiver<Job>,
-    replies: &Sender<Reply>,
+    jobs: &Receiver<Job<P>>,
+    replies: &Sender<Reply<P>>,
     ready: &Sender<Result<EngineInfo>>,
 ) {
     let _no_grad = tch::no_grad_guard();
@@ -121,14 +117,14 @@ pub(super) fn run(
         return;
     }
     let mut restorer = Some(restorer);
-    for job in jobs {
+    for mut job in jobs {
         let (gamma, strength) = job
             .settings
             .unwrap_or_else(|| (shared.gamma.load(), shared.strength.load()));
         let result = match &mut restorer {
             Some(restorer) => {
                 let wanted = || shared.epoch.load(Ordering::Relaxed) == job.epoch;
-                restore(restorer, &job.frame, gamma, strength, &wanted)
+                restore(restorer, &mut job.frame, gamma, strength, &wanted)
             }
             // Every frame gets an answer, so that nobody waits for a worker that cannot work.
             None => Err(shared.failure()),
@@ -167,13 +163,13 @@ pub(super) fn run(
 
 /// The restored frame, in smaller pieces where memory runs out; where these do not help, once more with what was kept given back.
 /// `None` once it is not `wanted` any more.
-fn restore(
-    restorer: &mut Restorer,
-    frame: &Frame,
+fn restore<P: Picture>(
+    restorer: &mut Restorer<P>,
+    frame: &mut P,
     gamma: f64,
     strength: f64,
     wanted: &(dyn Fn() -> bool + Sync),
-) -> Result<Option<Restored>> {
+) -> Result<Option<Restored<P>>> {
     let mut last = false;
     loop {
         match guarded(|| restorer.restore(frame, gamma, strength, wanted)) {
@@ -188,7 +184,7 @@ fn restore(
 
 impl Stats {
     /// Counts a frame; times are summed here, see [`Shared::stats`].
-    fn add(&mut self, restored: &Restored) {
+    fn add<P>(&mut self, restored: &Restored<P>) {
         self.frames_out += 1;
         self.tiles_run += restored.tiles as u64;
         self.tiles_reused += restored.tiles_reused as u64;
@@ -228,5 +224,33 @@ mod tests {
         let lost = guarded::<()>(|| panic!("CUDA error: unspecified launch failure\nstack")).unwrap_err();
         assert_eq!(lost.kind(), crate::ErrorKind::Device);
         assert!(!lost.to_string().contains("stack"), "{lost}");
+        // As tch panics where it has no fallible call.
+        let broken = || {
+            Err(tch::TchError::Torch(
+                "sizes (8) and (7) differ\nframe #0: stack".into(),
+            ))
+        };
+        let error = guarded::<()>(|| broken().unwrap()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the engine's worker stopped: sizes (8) and (7) differ"
+        );
+        for (text, kind) in [
+            ("std::bad_alloc", crate::ErrorKind::NoMemory),
+            (
+                "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling",
+                crate::ErrorKind::NoMemory,
+            ),
+            (
+                "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+                crate::ErrorKind::Device,
+            ),
+        ] {
+            assert_eq!(
+                guarded::<()>(|| panic!("{text}")).unwrap_err().kind(),
+                kind,
+                "{text}"
+            );
+        }
     }
 }

@@ -3,6 +3,8 @@
 use glib::prelude::*;
 use once_cell::sync::Lazy;
 
+use super::cuda;
+
 /// What GstVideoConverter can turn into the engine's frames and back; the common ones first, for sources that
 /// can choose.
 #[rustfmt::skip]
@@ -15,14 +17,35 @@ const FORMATS: [&str; 54] = [
     "A420_10LE", "A422_10LE", "A444_10LE", "GBRA_10LE", "GBRA_12LE", "AYUV64", "ARGB64", "ARGB64_LE", "RGBA64_LE",
 ];
 
-/// `video/x-raw` in system memory. There is no frame rate here, or caps without one could not pass.
+/// `video/x-raw` in system memory, and in a GPU's. There is no frame rate here, or caps without one could not pass.
 pub(crate) static TEMPLATE: Lazy<gst::Caps> = Lazy::new(|| {
-    gst::Caps::builder("video/x-raw")
-        .field("format", gst::List::new(FORMATS))
-        .field("width", gst::IntRange::new(1, i32::MAX))
-        .field("height", gst::IntRange::new(1, i32::MAX))
+    let of = |formats: gst::List| {
+        gst::Structure::builder("video/x-raw")
+            .field("format", formats)
+            .field("width", gst::IntRange::new(1, i32::MAX))
+            .field("height", gst::IntRange::new(1, i32::MAX))
+            .build()
+    };
+    gst::Caps::builder_full()
+        .structure(of(gst::List::new(FORMATS)))
+        .structure_with_features(
+            of(gst::List::new(cuda::FORMATS)),
+            gst::CapsFeatures::new([cuda::FEATURE]),
+        )
         .build()
 });
+
+/// The caps that are not of a GPU's memory.
+pub(crate) fn without_cuda(caps: &gst::CapsRef) -> gst::Caps {
+    let kept = caps
+        .iter_with_features()
+        .filter(|(_, features)| !features.contains(cuda::FEATURE));
+    let mut rest = gst::Caps::builder_full();
+    for (structure, features) in kept {
+        rest = rest.structure_with_features(structure.to_owned(), features.to_owned());
+    }
+    rest.build()
+}
 
 /// Caps of the other pad when the source pad's frames are twice as wide as the sink pad's.
 pub(crate) fn side_by_side(direction: gst::PadDirection, caps: &gst::Caps) -> gst::Caps {

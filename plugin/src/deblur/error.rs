@@ -26,7 +26,7 @@ pub(crate) fn message(error: &osdd::Error, model: &str, device: &str) -> gst::Er
         ),
         ErrorKind::Device => gst::error_msg!(
             gst::ResourceError::OpenReadWrite,
-            ("Device \"{device}\" cannot be used. Set the property \"device\" to \"auto\" or \"cpu\", or check the driver."),
+            ("Device \"{device}\" cannot be used. Set the property \"device\" to \"cpu\", or check the driver."),
             ["{detail}"]
         ),
         ErrorKind::Settings => gst::error_msg!(
@@ -55,6 +55,8 @@ pub(crate) enum FrameError {
     Unfit(glib::BoolError),
     /// There is no room for another; how much was asked for.
     NoMemory(String),
+    /// It is in a GPU's memory, and the GPU does not copy it.
+    Gpu(String),
 }
 
 impl FrameError {
@@ -71,6 +73,11 @@ impl FrameError {
                 ("There is not enough memory for another frame. Scale frames down with \"videoscale\", or lower \"depth\"."),
                 ["{detail}"]
             ),
+            Self::Gpu(detail) => gst::error_msg!(
+                gst::ResourceError::OpenReadWrite,
+                ("A frame cannot be copied within the GPU's memory. Check the driver, or put \"cudadownload\" before osdddeblur."),
+                ["{detail}"]
+            ),
         }
     }
 }
@@ -81,10 +88,13 @@ impl From<glib::BoolError> for FrameError {
     }
 }
 
-/// Of the library's functions, those for frames can only run out of memory.
+/// Of the library's functions, those for frames can only run out of memory, or lose the GPU that a frame is on.
 impl From<osdd::Error> for FrameError {
     fn from(error: osdd::Error) -> Self {
-        Self::NoMemory(error.to_string())
+        match error.kind() {
+            ErrorKind::Device => Self::Gpu(error.to_string()),
+            _ => Self::NoMemory(error.to_string()),
+        }
     }
 }
 
@@ -92,7 +102,7 @@ impl fmt::Display for FrameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unfit(error) => error.fmt(f),
-            Self::NoMemory(detail) => f.write_str(detail),
+            Self::NoMemory(detail) | Self::Gpu(detail) => f.write_str(detail),
         }
     }
 }

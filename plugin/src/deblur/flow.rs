@@ -7,14 +7,14 @@ use std::sync::{Arc, atomic::Ordering};
 use std::time::{Duration, Instant};
 
 use gst_base::{prelude::*, subclass::prelude::*};
-use osdd::engine::{Engine, Output};
-use osdd::frame::Frame;
+use osdd::engine::{Output, Picture as _};
 
 use super::convert::FrameConverter;
 use super::error::{self, FrameError};
-use super::imp::OsddDeblur;
+use super::imp::{Engine, OsddDeblur};
 use super::lock;
 use super::pending::{Kept, Pending, View};
+use super::picture::Picture;
 use super::queue::{MAX_PENDING, Next};
 use super::reports::StatsMessage;
 use super::settings::LatePolicy;
@@ -164,7 +164,12 @@ impl OsddDeblur {
             // This one does not leave.
             self.mark_next();
         }
-        failure.map_or(put, |error| Err(self.engine_failed(&error)))
+        let Some(error) = failure else {
+            return put;
+        };
+        // The engine has stopped with an earlier frame. Those before that leave, and the source pad's thread says why it has not.
+        let _ = self.queue.wait_until_empty();
+        Err(self.engine_failed(&error))
     }
 
     /// What the source pad's thread does, again and again.
@@ -214,7 +219,7 @@ impl OsddDeblur {
     }
 
     /// Waits for a frame in the engine.
-    fn receive(&self, id: u64) -> Result<Output, gst::FlowError> {
+    fn receive(&self, id: u64) -> Result<Output<Picture>, gst::FlowError> {
         loop {
             let engine = self.running_engine()?;
             let received = engine.receive_deadline(Instant::now() + LOOK_UP);
@@ -235,7 +240,7 @@ impl OsddDeblur {
         }
     }
 
-    fn received(&self, output: Output, kept: Kept) -> Result<gst::Buffer, gst::FlowError> {
+    fn received(&self, output: Output<Picture>, kept: Kept) -> Result<gst::Buffer, gst::FlowError> {
         gst::trace!(
             CAT,
             imp = self,
@@ -261,8 +266,8 @@ impl OsddDeblur {
     /// Makes the output buffer of a frame, and says how long that took. `input` is what the engine was given for it.
     fn finish(
         &self,
-        frame: Frame,
-        input: Frame,
+        frame: Picture,
+        input: Picture,
         kept: Kept,
     ) -> Result<(gst::Buffer, Duration), gst::FlowError> {
         let mut buffer = self.output_buffer()?;
@@ -377,10 +382,9 @@ impl OsddDeblur {
 
     /// Posts the engine's error, the first time.
     fn engine_failed(&self, error: &osdd::Error) -> gst::FlowError {
-        let (model, device) = {
-            let settings = lock(&self.settings);
-            (settings.model.clone(), settings.device.clone())
-        };
+        let model = lock(&self.settings).model.clone();
+        let running = lock(&self.engine).as_ref().map(|engine| engine.info().device);
+        let device = running.unwrap_or_default().to_string();
         self.fail(error::message(error, &model, &device))
     }
 

@@ -9,20 +9,15 @@ use std::{
     time::Instant,
 };
 
-use gst_base::{
-    prelude::*,
-    subclass::{base_transform::GenerateOutputSuccess, prelude::*},
-};
-use once_cell::sync::Lazy;
-use osdd::engine::Engine;
-
 use super::{
     caps,
     convert::FrameConverter,
+    cuda::{self, Gpu, Layout},
     error::{self, FrameError},
     latency::Latency,
     lock,
     pending::{Pending, Stream},
+    picture::Picture,
     qos::Qos,
     queue::{MAX_PENDING, Queue},
     reports::{StatsMessage, Warned},
@@ -30,9 +25,17 @@ use super::{
     stats::{Counters, LastMessage},
 };
 use crate::log::CAT;
+use gst_base::{
+    prelude::*,
+    subclass::{base_transform::GenerateOutputSuccess, prelude::*},
+};
+use once_cell::sync::Lazy;
 
 /// The bits of an address that are zero where a frame starts: 32 bytes, as AVX2 reads.
 const ALIGN: usize = 31;
+
+/// The engine, for frames in any memory.
+pub(super) type Engine = osdd::engine::Engine<Picture>;
 
 /// Nothing here is locked while the engine works or a buffer is pushed.
 #[derive(Default)]
@@ -110,6 +113,54 @@ impl OsddDeblur {
         (1..MAX_PENDING).contains(&self.queue.len())
     }
 
+    /// The GPU that the model runs on, or is going to; `None` for a CPU, and where GStreamer has no support for CUDA.
+    fn gpu(&self) -> Option<&'static Gpu> {
+        let running = lock(&self.engine).as_ref().map(|engine| engine.info().device);
+        let device = match running {
+            Some(device) => device,
+            None => {
+                let device = lock(&self.settings).device.parse().ok()?;
+                osdd::device::resolve(device).ok()?.0
+            }
+        };
+        Gpu::of(device)
+    }
+
+    /// Whether frames may be in a GPU's memory. Before the start nobody looks for one: it takes seconds.
+    fn takes_cuda(&self) -> bool {
+        let runs = lock(&self.engine).is_some();
+        match runs {
+            true => self.gpu().is_some(),
+            false => lock(&self.settings).device != "cpu",
+        }
+    }
+
+    /// A pool of the GPU's memory: downstream's, or one of the element's own.
+    fn decide_on_gpu(
+        &self,
+        gpu: &'static Gpu,
+        caps: &gst::Caps,
+        query: &mut gst::query::Allocation,
+    ) -> Result<(), gst::LoggableError> {
+        let proposed = query.allocation_pools().next();
+        let limits = proposed.as_ref().map_or((0, 0), |&(_, _, min, max)| (min, max));
+        let is_there = proposed.is_some();
+        let downstreams = proposed
+            .and_then(|(pool, size, ..)| Some((pool?, size)))
+            .filter(|(pool, _)| gpu.is_pool(pool));
+        let (pool, size) = match downstreams {
+            Some(pool) => pool,
+            None => gpu
+                .pool(caps, limits)
+                .map_err(|error| gst::loggable_error!(CAT, "no pool of the GPU's memory: {error}"))?,
+        };
+        match is_there {
+            true => query.set_nth_allocation_pool(0, Some(&pool), size, limits.0, limits.1),
+            false => query.add_allocation_pool(Some(&pool), size, limits.0, limits.1),
+        }
+        self.parent_decide_allocation(query)
+    }
+
     /// A click as upstream sees it: beside the output the input is shown, and both are the same picture.
     fn on_input(&self, event: gst::Event) -> gst::Event {
         let width = self.obj().sink_pad().current_caps();
@@ -175,10 +226,12 @@ impl BaseTransformImpl for OsddDeblur {
 
     /// The model is loaded here, so that a pipeline with a model that is not there never starts.
     fn start(&self) -> Result<(), gst::ErrorMessage> {
+        // Of the run before, also where this one does not begin.
+        self.counters.reset();
         let settings = lock(&self.settings).clone();
         let engine = settings
             .engine_config()
-            .and_then(Engine::new)
+            .and_then(Engine::of_pictures)
             .map_err(|error| error::message(&error, &settings.model, &settings.device))?;
         let info = engine.info();
         gst::info!(
@@ -201,7 +254,6 @@ impl BaseTransformImpl for OsddDeblur {
         *lock(&self.position) = None;
         self.latency.reset();
         self.qos.reset();
-        self.counters.reset();
         self.last_message.reset();
         self.warned.reset();
         self.held_up.store(false, Ordering::Relaxed);
@@ -231,6 +283,10 @@ impl BaseTransformImpl for OsddDeblur {
         let other = match lock(&self.settings).compare {
             Compare::SideBySide => caps::side_by_side(direction, caps),
             Compare::Off | Compare::Split => caps.clone(),
+        };
+        let other = match self.takes_cuda() {
+            true => other,
+            false => caps::without_cuda(&other),
         };
         Some(match filter {
             Some(filter) => filter.intersect_with_mode(&other, gst::CapsIntersectMode::First),
@@ -274,7 +330,15 @@ impl BaseTransformImpl for OsddDeblur {
         if converter.is_hdr() {
             self.warn_of_hdr(incaps);
         }
-        lock(&self.stream).set_converter(converter, src_info.width() != sink_info.width());
+        let gpu = self
+            .gpu()
+            .filter(|_| cuda::is_cuda(incaps) && cuda::is_cuda(outcaps));
+        let gpu = gpu.zip(Layout::of(&sink_info).map(Arc::new));
+        if cuda::is_cuda(incaps) && gpu.is_none() {
+            gst::info!(CAT, imp = self, "frames of {incaps} go through the CPU's memory");
+        }
+        let wide = src_info.width() != sink_info.width();
+        lock(&self.stream).set_converter(converter, wide, gpu);
         gst::debug!(CAT, imp = self, "caps {incaps} to {outcaps}");
         // An application that ignores latency messages never asks.
         let mut upstream = gst::query::Latency::new();
@@ -304,6 +368,14 @@ impl BaseTransformImpl for OsddDeblur {
             let aligned = gst::AllocationParams::new(gst::MemoryFlags::empty(), ALIGN, 0, 0);
             query.add_allocation_param(None::<&gst::Allocator>, aligned);
         }
+        let (caps, _) = query.get_owned();
+        if let Some((gpu, caps)) = self.gpu().zip(caps.filter(|caps| cuda::is_cuda(caps))) {
+            let (pool, size) = gpu
+                .pool(&caps, (0, 0))
+                .map_err(|error| gst::loggable_error!(CAT, "no pool of the GPU's memory: {error}"))?;
+            query.add_allocation_pool(Some(&pool), size, 0, 0);
+            return Ok(());
+        }
         // Frames that pass are upstream's own buffers, so its pool needs those that downstream keeps.
         let kept = decide_query.and_then(|decided| decided.allocation_pools().next());
         let untouched = lock(&self.settings).compare != Compare::SideBySide;
@@ -321,10 +393,15 @@ impl BaseTransformImpl for OsddDeblur {
         if let Err(error) = self.drain() {
             gst::debug!(CAT, imp = self, "draining before new buffers: {error}");
         }
-        let reads_strides = query.find_allocation_meta::<gst_video::VideoMeta>().is_some();
+        let (caps, _) = query.get_owned();
+        let on_gpu = caps.as_ref().is_some_and(|caps| cuda::is_cuda(caps));
+        // In a GPU's memory rows are always further apart.
+        let reads_strides = on_gpu || query.find_allocation_meta::<gst_video::VideoMeta>().is_some();
         self.downstream_reads_strides
             .store(reads_strides, Ordering::SeqCst);
-        let (caps, _) = query.get_owned();
+        if let Some((gpu, caps)) = self.gpu().filter(|_| on_gpu).zip(caps.as_ref()) {
+            return self.decide_on_gpu(gpu, caps, query);
+        }
         let size = caps
             .as_ref()
             .and_then(|caps| self.unit_size(caps))
@@ -433,6 +510,15 @@ impl BaseTransformImpl for OsddDeblur {
                     max.map(|max| max.saturating_add(added)),
                 );
                 true
+            }
+            (_, gst::QueryViewMut::Context(context)) if context.context_type() == cuda::CONTEXT_TYPE => {
+                match self.gpu() {
+                    Some(gpu) => {
+                        context.set_context(&gpu.context());
+                        true
+                    }
+                    None => BaseTransformImplExt::parent_query(self, direction, query),
+                }
             }
             (_, gst::QueryViewMut::Position(position)) if position.format() == gst::Format::Time => {
                 let sent = *lock(&self.position);

@@ -41,6 +41,7 @@
 
 mod caps;
 mod convert;
+mod cuda;
 mod difference;
 mod error;
 mod fields;
@@ -51,6 +52,7 @@ mod latency;
 mod layout;
 mod pace;
 mod pending;
+mod picture;
 mod planes;
 mod qos;
 mod queue;

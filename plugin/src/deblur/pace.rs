@@ -6,9 +6,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use osdd::engine::Engine;
-
-use super::imp::OsddDeblur;
+use super::imp::{Engine, OsddDeblur};
 use super::lock;
 use super::qos::Late;
 use super::queue::MAX_PENDING;

@@ -1,6 +1,7 @@
 //! What waits for its turn to leave, and how frames are copied in and out.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gst::MetaAPI;
@@ -8,12 +9,13 @@ use gst::buffer::BufferMetaForeachAction;
 
 use gst_video::video_meta::tags;
 use osdd::compare;
-use osdd::frame::Frame;
 
 use super::{
     convert::FrameConverter,
+    cuda::{CudaFrame, Gpu, Layout},
     error::FrameError,
     fields,
+    picture::Picture,
     settings::{Compare, Settings},
 };
 
@@ -98,7 +100,7 @@ pub(crate) enum Pending {
     /// A frame that leaves as it came.
     Untouched(gst::Buffer),
     /// A frame that leaves as it came, but compared with itself.
-    Compared { frame: Frame, kept: Kept },
+    Compared { frame: Picture, kept: Kept },
     /// A serialized event.
     Event(gst::Event),
 }
@@ -129,6 +131,9 @@ pub(crate) struct Stream {
     /// A frame was left out, so the next one is marked.
     pub discont: bool,
     spare: Vec<Vec<u8>>,
+    /// Where frames that are in a GPU's memory stay there, and how they lie in it.
+    gpu: Option<(&'static Gpu, Arc<Layout>)>,
+    spare_on_gpu: Vec<CudaFrame>,
 }
 
 /// Spare frames beyond this many are given back: what one frame of the engine needs, and a wide one.
@@ -140,8 +145,49 @@ impl Stream {
     /// # Errors
     ///
     /// There are no caps yet, or the buffer does not fit them.
-    pub fn copy_in(&mut self, input: &gst::BufferRef, view: View) -> Result<(Frame, Kept), FrameError> {
+    pub fn copy_in(&mut self, input: &gst::BufferRef, view: View) -> Result<(Picture, Kept), FrameError> {
         let start = Instant::now();
+        let on_gpu = self.copy_within_gpu(input, view)?;
+        let (picture, original, fields) = match on_gpu {
+            Some(frame) => (Picture::Cuda(frame), None, false),
+            None => self.convert_in(input)?,
+        };
+        let mut metadata = Metadata::of(input)?;
+        metadata.unset_gap();
+        if self.wide {
+            metadata.forget_whole_picture();
+        }
+        if std::mem::take(&mut self.discont) {
+            metadata.set_discont();
+        }
+        Ok((
+            picture,
+            Kept {
+                metadata,
+                view,
+                converted_in: start.elapsed(),
+                original,
+                fields,
+            },
+        ))
+    }
+
+    /// A frame that is in the GPU's memory and can stay there; pictures are compared in the CPU's.
+    fn copy_within_gpu(
+        &mut self,
+        input: &gst::BufferRef,
+        view: View,
+    ) -> Result<Option<CudaFrame>, FrameError> {
+        match &self.gpu {
+            Some((gpu, layout)) if !self.wide && view.split_at.is_none() => {
+                gpu.read(input, layout, self.spare_on_gpu.pop())
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// A frame converted, its samples where the converter wants them, and whether its fields are apart.
+    fn convert_in(&mut self, input: &gst::BufferRef) -> Result<(Picture, Option<Vec<u8>>, bool), FrameError> {
         let (first, second) = (self.take_spare(), self.take_spare());
         let converter = self
             .converter
@@ -153,24 +199,7 @@ impl Stream {
             let apart = fields::separate(&frame, self.take_spare())?;
             self.keep_spare(std::mem::replace(&mut frame, apart).data);
         }
-        let mut metadata = Metadata::of(input)?;
-        metadata.unset_gap();
-        if self.wide {
-            metadata.forget_whole_picture();
-        }
-        if std::mem::take(&mut self.discont) {
-            metadata.set_discont();
-        }
-        Ok((
-            frame,
-            Kept {
-                metadata,
-                view,
-                converted_in: start.elapsed(),
-                original,
-                fields,
-            },
-        ))
+        Ok((Picture::Host(frame), original, fields))
     }
 
     /// A frame that leaves as it came; `at_once`, or when those before it have left.
@@ -214,11 +243,25 @@ impl Stream {
     /// The frame or the buffer does not fit the caps.
     pub fn copy_out(
         &mut self,
-        mut frame: Frame,
-        mut input: Frame,
+        frame: Picture,
+        input: Picture,
         kept: Kept,
         output: &mut gst::BufferRef,
     ) -> Result<(), FrameError> {
+        kept.metadata.copy_to(output)?;
+        let (mut frame, mut input) = match (frame, input) {
+            (Picture::Host(frame), Picture::Host(input)) => (frame, input),
+            (Picture::Cuda(frame), Picture::Cuda(input)) => {
+                let gpu = self.gpu.as_ref();
+                let (gpu, _) = gpu.ok_or_else(|| glib::bool_error!("a frame of a GPU before its caps"))?;
+                gpu.write(&frame, output)?;
+                if self.spare_on_gpu.len() < MAX_SPARE {
+                    self.spare_on_gpu.push(input);
+                }
+                return Ok(());
+            }
+            _ => return Err(glib::bool_error!("a frame has come back in another memory").into()),
+        };
         if kept.fields {
             for frame in [&mut frame, &mut input] {
                 let woven = fields::weave(frame, self.take_spare())?;
@@ -238,7 +281,6 @@ impl Stream {
         if let (Some(border), true) = (border, kept.view.labels) {
             compare::label(&mut frame, border);
         }
-        kept.metadata.copy_to(output)?;
         let converter = self
             .converter
             .as_mut()
@@ -259,10 +301,17 @@ impl Stream {
         }
     }
 
-    /// Converts frames of new caps from now on.
-    pub fn set_converter(&mut self, converter: FrameConverter, wide: bool) {
+    /// Converts frames of new caps from now on, or leaves them on the GPU.
+    pub fn set_converter(
+        &mut self,
+        converter: FrameConverter,
+        wide: bool,
+        gpu: Option<(&'static Gpu, Arc<Layout>)>,
+    ) {
         self.converter = Some(converter);
         self.wide = wide;
         self.spare = Vec::new();
+        self.gpu = gpu;
+        self.spare_on_gpu = Vec::new();
     }
 }

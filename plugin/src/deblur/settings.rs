@@ -1,7 +1,9 @@
 //! What a user can set: plain values with their defaults, and the properties that show them.
 
 use gst::prelude::*;
-use osdd::engine::{Device, Engine, EngineConfig};
+use osdd::engine::{Device, EngineConfig};
+
+use super::imp::Engine;
 
 /// The arithmetic of the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, glib::Enum)]

@@ -6,8 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use osdd::engine::Engine;
-
+use super::imp::Engine;
 use super::lock;
 use super::settings::Settings;
 

@@ -1,0 +1,54 @@
+//! A frame as the engine is given it, wherever it is.
+
+use osdd::Result;
+use osdd::engine::{self, Landing};
+use osdd::frame::Frame;
+use tch::{Device, Tensor};
+
+use super::cuda::CudaFrame;
+
+/// A frame of the element's own.
+pub(crate) enum Picture {
+    /// R'G'B' in the CPU's memory.
+    Host(Frame),
+    /// The pads' format in a GPU's memory.
+    Cuda(CudaFrame),
+}
+
+impl engine::Picture for Picture {
+    fn check(&self) -> Result<()> {
+        match self {
+            Self::Host(frame) => engine::Picture::check(frame),
+            Self::Cuda(frame) => frame.check(),
+        }
+    }
+
+    fn to_tensor(&self, device: Device) -> Result<Tensor> {
+        match self {
+            Self::Host(frame) => frame.to_tensor(device),
+            Self::Cuda(frame) => frame.to_tensor(device),
+        }
+    }
+
+    fn with_colours(&self, tensor: &Tensor, landing: &mut Landing) -> Result<Self> {
+        Ok(match self {
+            Self::Host(frame) => Self::Host(frame.with_colours(tensor, landing)?),
+            Self::Cuda(frame) => Self::Cuda(frame.with_colours(tensor, landing)?),
+        })
+    }
+
+    fn try_clone(&self) -> Result<Self> {
+        Ok(match self {
+            Self::Host(frame) => Self::Host(frame.try_clone()?),
+            Self::Cuda(frame) => Self::Cuda(frame.try_clone()?),
+        })
+    }
+
+    fn repeated(&self, last: Self) -> Option<Self> {
+        match (self, last) {
+            (Self::Host(frame), Self::Host(last)) => frame.repeated(last).map(Self::Host),
+            (Self::Cuda(frame), Self::Cuda(last)) => frame.repeated(last).map(Self::Cuda),
+            _ => None,
+        }
+    }
+}
