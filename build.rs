@@ -24,11 +24,12 @@ fn main() {
             .cpp(true)
             .std("c++20")
             .include(include.join("torch/csrc/api/include"))
-            .include(include)
+            .include(&include)
             .files(SOURCES)
             .warnings(false)
             .compile("osdd_libtorch");
         println!("cargo:rustc-cfg=libtorch_headers");
+        println!("cargo:rustc-env=OSDD_LIBTORCH_INCLUDE={}", include.display());
     } else {
         println!(
             "cargo:warning=no headers in $LIBTORCH/include: tensors get their memory in libtorch's own, slower way, float32 on a GPU is TF32, and training there is slower"

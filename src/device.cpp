@@ -1,8 +1,66 @@
 // Settings of libtorch's that tch does not reach.
 
 #include <ATen/Context.h>
+#include <ATen/core/CachingHostAllocator.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/pin_memory.h>
+#include <c10/core/CachingDeviceAllocator.h>
+
+#include <cstdint>
+
+namespace {
+
+// Libtorch's for GPUs; null before the first tensor there, and where there is none.
+c10::DeviceAllocator* gpu_allocator() {
+  auto* found = dynamic_cast<c10::DeviceAllocator*>(c10::GetAllocator(c10::DeviceType::CUDA));
+  return found != nullptr && found->initialized() ? found : nullptr;
+}
+
+// As in memory.rs.
+struct GpuMemory {
+  uint64_t available;
+  uint64_t used;
+  uint64_t peak;
+};
+
+}  // namespace
+
+// What is kept for tensors goes back to the driver, and pinned memory of the CPU's to the system.
+extern "C" void osdd_release_gpu_memory() {
+  try {
+    if (auto* allocator = gpu_allocator()) {
+      allocator->emptyCache();
+      if (auto* pinned = at::getHostAllocator(c10::DeviceType::CUDA)) {
+        pinned->empty_cache();
+      }
+    }
+  } catch (...) {
+    // A device that is lost keeps what it has.
+  }
+}
+
+// False where nobody knows.
+extern "C" bool osdd_gpu_memory(int8_t index, bool watch, GpuMemory* memory) {
+  try {
+    auto* allocator = gpu_allocator();
+    if (allocator == nullptr) {
+      return false;
+    }
+    if (watch) {
+      allocator->resetPeakStats(index);
+    }
+    using Kind = c10::CachingAllocator::StatType;
+    const auto stats = allocator->getDeviceStats(index);
+    const auto& used = stats.allocated_bytes[static_cast<size_t>(Kind::AGGREGATE)];
+    const auto& reserved = stats.reserved_bytes[static_cast<size_t>(Kind::AGGREGATE)];
+    const auto free = allocator->getMemoryInfo(index).first;
+    *memory = {free + static_cast<uint64_t>(reserved.current - used.current), static_cast<uint64_t>(used.current),
+               static_cast<uint64_t>(used.peak)};
+    return true;
+  } catch (...) {
+    return false;
+  }
+}
 
 // Convolutions of float32 on a GPU are computed in TF32 by default, with 10 bits of mantissa.
 extern "C" void osdd_exact_float32() { at::globalContext().setAllowTF32CuDNN(false); }

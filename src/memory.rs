@@ -1,50 +1,116 @@
-//! The memory of tensors on the CPU.
+//! The memory of tensors.
 //!
-//! A network asks for the same sizes with every frame or batch. What is freed is kept for them (`memory.cpp`, an allocator
-//! for libtorch), for the whole process.
+//! A network asks for the same sizes with every frame or batch. What is freed is kept for them, for the whole process: on the CPU by
+//! an allocator of ours (`memory.cpp`), on a GPU by libtorch's.
+
+#[cfg(libtorch_headers)]
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tch::Device;
+
+/// Libtorch has an allocator for GPUs, or is about to have: asking before is an error there.
+#[cfg(libtorch_headers)]
+static USES_GPU: AtomicBool = AtomicBool::new(false);
 
 /// From now on, what tensors on the CPU free is kept for others of about the same size; with what is in use that is at most twice
 /// as much as was in use at once. Blocks from before go back to where they came from. Where the headers of libtorch were
-/// missing when this was built, and where `device` is not a CPU, nothing changes.
-pub(crate) fn keep_freed(device: tch::Device) {
-    if device != tch::Device::Cpu {
-        return;
-    }
+/// missing when this was built, nothing changes. On a GPU libtorch does so by itself.
+pub(crate) fn keep_freed(device: Device) {
     #[cfg(libtorch_headers)]
-    {
+    if device != Device::Cpu {
+        USES_GPU.store(true, Ordering::Relaxed);
+    } else {
         static ONCE: std::sync::Once = std::sync::Once::new();
         // SAFETY: takes no arguments, and passes on what the allocator before it gave.
         ONCE.call_once(|| unsafe { osdd_cache_cpu_memory() });
     }
 }
 
-/// Gives back what is kept and not in use.
+/// Gives back what is kept and not in use, on all devices.
 pub(crate) fn release() {
-    // SAFETY: takes no arguments, and locks what it changes.
+    // SAFETY: both take no arguments, and lock what they change.
     #[cfg(libtorch_headers)]
     unsafe {
         osdd_release_cpu_memory();
+        if USES_GPU.load(Ordering::Relaxed) {
+            osdd_release_gpu_memory();
+        }
     }
 }
 
-/// What `work` gives, and how many more bytes of tensors there were at a time than before; other threads' count too. `None` where
-/// nobody counts, see [`keep_freed`].
-pub(crate) fn peak<T>(work: impl FnOnce() -> T) -> (T, Option<u64>) {
+/// What `work` gives, and how many more bytes of tensors there were on `device` at a time than before; other threads' count too.
+/// `None` where nobody counts, see [`keep_freed`].
+pub(crate) fn peak<T>(device: Device, work: impl FnOnce() -> T) -> (T, Option<u64>) {
     #[cfg(libtorch_headers)]
-    {
-        // SAFETY: both take no arguments, and lock what they read.
-        let before = unsafe { osdd_watch_cpu_memory() };
-        let result = work();
-        let most = unsafe { osdd_watched_cpu_memory() };
-        (result, Some(most.saturating_sub(before) as u64))
+    match device {
+        Device::Cpu => {
+            // SAFETY: both take no arguments, and lock what they read.
+            let before = unsafe { osdd_watch_cpu_memory() };
+            let result = work();
+            let most = unsafe { osdd_watched_cpu_memory() };
+            (result, Some(most.saturating_sub(before) as u64))
+        }
+        device => {
+            let before = gpu_memory(device, true).map(|memory| memory.used);
+            let result = work();
+            let most = gpu_memory(device, false).map(|memory| memory.peak);
+            let more = before.zip(most).map(|(before, most)| most.saturating_sub(before));
+            (result, more)
+        }
     }
     #[cfg(not(libtorch_headers))]
-    (work(), None)
+    {
+        let _ = device;
+        (work(), None)
+    }
 }
 
-/// Bytes that this process can still use without others being put on the disk or ended: what the system has free, or its control
-/// group or its own limit of addresses (`ulimit -v`) if that is less. `None` where the system does not tell.
-pub(crate) fn available() -> Option<u64> {
+/// Most bytes that tensors have had at a time on a GPU, since the start or the last [`peak`]. `None` on a CPU, and where nobody counts.
+pub(crate) fn gpu_peak(device: Device) -> Option<u64> {
+    #[cfg(libtorch_headers)]
+    return gpu_memory(device, false).map(|memory| memory.peak);
+    #[cfg(not(libtorch_headers))]
+    {
+        let _ = device;
+        None
+    }
+}
+
+/// What libtorch's allocator says of a GPU, in bytes.
+#[cfg(libtorch_headers)]
+#[repr(C)]
+#[derive(Default)]
+struct GpuMemory {
+    /// What the driver has free, and what the allocator keeps that is not in use.
+    available: u64,
+    used: u64,
+    peak: u64,
+}
+
+/// `None` for what is no GPU. With `watch` the peak begins anew.
+#[cfg(libtorch_headers)]
+fn gpu_memory(device: Device, watch: bool) -> Option<GpuMemory> {
+    let Device::Cuda(index) = device else {
+        return None;
+    };
+    if !USES_GPU.load(Ordering::Relaxed) {
+        return None;
+    }
+    let mut memory = GpuMemory::default();
+    // SAFETY: fills a structure of ours, declared alike on both sides.
+    unsafe { osdd_gpu_memory(i8::try_from(index).ok()?, watch, &raw mut memory) }.then_some(memory)
+}
+
+/// Bytes that tensors on `device` can still use: on a GPU, what its driver has free and what is kept for tensors; on a CPU, what this
+/// process can use without others being put on the disk or ended, which is what the system has free, or its control group or its own
+/// limit of addresses (`ulimit -v`) if that is less. `None` where nobody tells.
+pub(crate) fn available(device: Device) -> Option<u64> {
+    if device != Device::Cpu {
+        #[cfg(libtorch_headers)]
+        return gpu_memory(device, false).map(|memory| memory.available);
+        #[cfg(not(libtorch_headers))]
+        return None;
+    }
     let mut system = sysinfo::System::new();
     system.refresh_memory();
     if system.total_memory() == 0 {
@@ -96,4 +162,103 @@ unsafe extern "C" {
     fn osdd_release_cpu_memory();
     fn osdd_watch_cpu_memory() -> usize;
     fn osdd_watched_cpu_memory() -> usize;
+    fn osdd_release_gpu_memory();
+    fn osdd_gpu_memory(index: i8, watch: bool, memory: *mut GpuMemory) -> bool;
+}
+
+#[cfg(all(test, libtorch_headers))]
+mod tests {
+    use std::ffi::{CString, c_void};
+    use std::path::Path;
+    use std::process::Command;
+
+    use super::*;
+
+    const GPU: Device = Device::Cuda(0);
+
+    /// A GPU's allocator that only counts: `fake_gpu.cpp`.
+    struct FakeGpu {
+        /// Changes what is in use.
+        take: Take,
+        reserved: Reserved,
+    }
+
+    type Take = unsafe extern "C" fn(i64);
+    type Reserved = unsafe extern "C" fn() -> i64;
+
+    impl FakeGpu {
+        fn install(total: i64) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let library = folder.path().join("fake_gpu.so");
+            let mut compiler = Command::new("c++");
+            compiler.args([
+                "-std=c++20",
+                "-O1",
+                "-shared",
+                "-fPIC",
+                "-w",
+                "-I",
+                env!("OSDD_LIBTORCH_INCLUDE"),
+            ]);
+            let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/fake_gpu.cpp");
+            assert!(
+                compiler
+                    .arg(source)
+                    .arg("-o")
+                    .arg(&library)
+                    .status()
+                    .unwrap()
+                    .success()
+            );
+            let path = CString::new(library.to_str().unwrap()).unwrap();
+            // SAFETY: a library that was just built, with functions as declared; it is never unloaded.
+            unsafe {
+                let library = libc::dlopen(path.as_ptr(), libc::RTLD_NOW);
+                assert!(
+                    !library.is_null(),
+                    "{:?}",
+                    std::ffi::CStr::from_ptr(libc::dlerror())
+                );
+                let find = |name: &std::ffi::CStr| {
+                    let found = libc::dlsym(library, name.as_ptr());
+                    assert!(!found.is_null(), "{name:?}");
+                    found
+                };
+                let install = std::mem::transmute::<*mut c_void, Take>(find(c"fake_gpu_install"));
+                install(total);
+                FakeGpu {
+                    take: std::mem::transmute::<*mut c_void, Take>(find(c"fake_gpu_take")),
+                    reserved: std::mem::transmute::<*mut c_void, Reserved>(find(c"fake_gpu_reserved")),
+                }
+            }
+        }
+
+        fn take(&self, bytes: i64) {
+            // SAFETY: counts.
+            unsafe { (self.take)(bytes) };
+        }
+    }
+
+    #[test]
+    fn a_gpus_memory_is_counted_and_given_back() {
+        assert_eq!(available(GPU), None, "nobody has asked for a GPU");
+        let gpu = FakeGpu::install(1000);
+        keep_freed(GPU);
+        assert_eq!(available(GPU), Some(1000));
+        gpu.take(300);
+        let ((), most) = peak(GPU, || {
+            gpu.take(250);
+            gpu.take(-250);
+        });
+        assert_eq!(most, Some(250));
+        assert_eq!(gpu_peak(GPU), Some(550));
+        // What is kept for tensors can be used by them.
+        assert_eq!(available(GPU), Some(700));
+        // SAFETY: reads a number.
+        let reserved = || unsafe { (gpu.reserved)() };
+        assert_eq!(reserved(), 550);
+        release();
+        assert_eq!((reserved(), available(GPU)), (300, Some(700)));
+        assert_eq!(gpu_peak(Device::Cpu), None);
+    }
 }

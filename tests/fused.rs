@@ -5,7 +5,7 @@ use osdd::model::OsddModel;
 use osdd::nn::{
     Conv2d, ImageNorm, Initializer, NormKind, Params, Products, Source, TensorMap, channels_last,
 };
-use osdd::weights::{EndPoints, Merged, load_model};
+use osdd::weights::{EndPoints, Keep, Merged, load_model};
 use tch::{Device, Kind, Tensor};
 
 const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
@@ -21,7 +21,7 @@ fn trained(tensors: &TensorMap) -> TensorMap {
 /// nano's configuration, and its weights at this gamma.
 fn nano(gamma: f64) -> (ModelConfig, Merged) {
     let weights = load_model("nano").unwrap();
-    let end_points = EndPoints::new(&weights, Device::Cpu, Kind::Float).unwrap();
+    let end_points = EndPoints::new(&weights, Device::Cpu, Kind::Float, Keep::EndPoints).unwrap();
     (weights.config, end_points.merged(gamma).unwrap())
 }
 

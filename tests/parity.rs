@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use osdd::config::{Layers, ModelConfig, PredictionType, SchedulerConfig, UnetConfig, VaeConfig};
 use osdd::model::{Evae, OneStep, UNet2DConditionModel, alphas_cumprod, parameter_shapes};
 use osdd::nn::{BlockKind, NormKind, Params, TensorMap};
-use osdd::weights::{EndPoints, Weights};
+use osdd::weights::{EndPoints, Keep, Weights};
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
@@ -238,7 +238,7 @@ fn merged_adapters_match_an_unmerged_forward() {
     );
     // The UNet stands alone here; the adapters name no other part.
     weights.config.lora.scopes = vec!["unet".into()];
-    let mut merged = EndPoints::new(&weights, Device::Cpu, Kind::Float)
+    let mut merged = EndPoints::new(&weights, Device::Cpu, Kind::Float, Keep::EndPoints)
         .unwrap()
         .merged(0.5)
         .unwrap();

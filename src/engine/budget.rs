@@ -1,7 +1,7 @@
 //! Whether what runs at a time fits into the memory that is free.
 //!
-//! On a GPU too much is an error at once, and less is tried then. On a CPU the system gives memory that it does not have and
-//! ends the process when it is used, so there it has to be known before.
+//! On a CPU the system gives memory that it does not have and ends the process when it is used, so there it has to be known before.
+//! On a GPU too much is an error at once, and less is tried then; knowing it before saves that.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
@@ -26,8 +26,8 @@ static MEASURING: Mutex<()> = Mutex::new(());
 pub(super) struct Budget {
     /// Peak of a pass for each pixel of its tiles, in bytes.
     per_pixel: f64,
-    /// Bytes that are free, where the system tells.
-    available: fn() -> Option<u64>,
+    /// Bytes that are free, where that is known.
+    available: Box<dyn Fn() -> Option<u64> + Send>,
 }
 
 impl Budget {
@@ -36,9 +36,6 @@ impl Budget {
     /// # Errors
     /// Too little memory for even that.
     pub fn measure(model: &Forward, multiple: usize, device: Device) -> Result<Option<Self>> {
-        if device != Device::Cpu {
-            return Ok(None);
-        }
         let start = Instant::now();
         let side = PROBE.next_multiple_of(multiple) as i64;
         let tile = Tensor::f_zeros([1, 3, side, side], (Kind::Float, device))?;
@@ -47,7 +44,7 @@ impl Budget {
         let _alone = MEASURING.lock().unwrap_or_else(PoisonError::into_inner);
         let mut peaks = [None; 2];
         for peak in &mut peaks {
-            let (passed, most) = memory::peak(|| pass(model, &tile));
+            let (passed, most) = memory::peak(device, || pass(model, &tile));
             passed?;
             *peak = most;
         }
@@ -58,13 +55,16 @@ impl Budget {
         );
         Ok(peak.map(|bytes| Budget {
             per_pixel: bytes as f64 / (side * side) as f64,
-            available: memory::available,
+            available: Box::new(move || memory::available(device)),
         }))
     }
 
     #[cfg(test)]
     pub fn of(per_pixel: f64, available: fn() -> Option<u64>) -> Self {
-        Budget { per_pixel, available }
+        Budget {
+            per_pixel,
+            available: Box::new(available),
+        }
     }
 
     /// The bytes that so many pixels of float32 R'G'B' need, with so many pixels of tiles at a time, and those that are free, where

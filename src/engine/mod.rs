@@ -42,7 +42,7 @@ use worker::{Job, Shared};
 
 pub use crate::device::{Device, Precision};
 use crate::frame::Frame;
-use crate::{Error, Result};
+use crate::{Error, Result, memory};
 
 /// A running engine; `Send` and `Sync`, so that one thread may send while another receives.
 pub struct Engine<P: Picture = Frame> {
@@ -132,6 +132,8 @@ pub struct Stats {
     pub tiles_failed: u64,
     /// Mean per finished frame.
     pub times: StageTimes,
+    /// Most bytes that tensors have had at a time on the engine's GPU, whoever's; `None` on a CPU.
+    pub gpu_memory_peak: Option<u64>,
 }
 
 impl Engine {
@@ -290,7 +292,14 @@ impl<P: Picture> Engine<P> {
     }
 
     pub fn stats(&self) -> Stats {
-        self.shared.stats()
+        let gpu = match self.info.device {
+            Device::Cuda(index) => Some(tch::Device::Cuda(index)),
+            _ => None,
+        };
+        Stats {
+            gpu_memory_peak: gpu.and_then(memory::gpu_peak),
+            ..self.shared.stats()
+        }
     }
 
     pub fn info(&self) -> &EngineInfo {

@@ -157,7 +157,7 @@ mod tests {
 
     use super::*;
     use crate::device;
-    use crate::weights::{EndPoints, load_model};
+    use crate::weights::{EndPoints, Keep, load_model};
 
     #[test]
     fn a_gpu_computes_what_the_cpu_does() {
@@ -175,7 +175,7 @@ mod tests {
         let image = Tensor::stack(&[&waves, &(&waves * 0.5), &waves.flip([0])], 0).unsqueeze(0);
         let image = channels_last(&(&image + Tensor::rand_like(&image) * 0.1));
         let restored = |place: Device, kind: Kind| {
-            let merged = EndPoints::new(&weights, place, kind)
+            let merged = EndPoints::new(&weights, place, kind, Keep::EndPoints)
                 .unwrap()
                 .merged(0.7)
                 .unwrap();

@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::model::OsddModel;
 use crate::nn::{Params, TensorMap};
-use crate::weights::{EndPoints, Merged, Weights};
+use crate::weights::{EndPoints, Keep, Merged, Weights};
 use crate::{Error, Result};
 
 /// The γ at which it teaches: the end of fidelity.
@@ -25,7 +25,7 @@ impl Teacher {
     /// # Errors
     /// Weights that make no model.
     pub fn new(weights: &Weights, device: Device, kind: Kind) -> Result<Self> {
-        let merged = EndPoints::new(weights, device, kind)?.merged(GAMMA)?;
+        let merged = EndPoints::new(weights, device, kind, Keep::EndPoints)?.merged(GAMMA)?;
         Ok(Teacher {
             model: OsddModel::new(&Params::new(merged.tensors()), &weights.config)?,
             merged,

@@ -4,12 +4,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 
 use once_cell::sync::Lazy;
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 
-use super::preset::{load_model, version};
-use super::{EndPoints, Merged};
-use crate::Result;
+use super::preset::{load_config, load_model, version};
+use super::{EndPoints, Keep, Merged, adapted_modules};
 use crate::config::ModelConfig;
+use crate::memory;
+use crate::model::parameter_shapes;
+use crate::{Error, Result};
 
 /// A model's configuration and end points, kept by every engine that uses them.
 pub(crate) struct SharedModel {
@@ -45,11 +47,92 @@ pub(crate) fn shared_model(name: &str, device: Device, kind: Kind) -> Result<Arc
     if let Some(model) = cache.get(&key).and_then(Weak::upgrade) {
         return Ok(model);
     }
+    let keep = kept(&load_config(name)?, device, kind, available(device, kind)?)?;
     let weights = load_model(name)?;
     let model = Arc::new(SharedModel {
-        end_points: Mutex::new(EndPoints::new(&weights, device, kind)?),
+        end_points: Mutex::new(EndPoints::new(&weights, device, kind, keep)?),
         config: weights.config,
     });
     cache.insert(key, Arc::downgrade(&model));
     Ok(model)
+}
+
+/// Bytes that a model takes while it is loaded for a device: of what adapters change, both ends of the dial, or the weights without
+/// adapters, and one merged set; the rest once, and on a CPU the file's float32 besides. The factors are small.
+fn bytes(config: &ModelConfig, device: Device, kind: Kind, keep: Keep) -> Result<u64> {
+    let numbers = |shape: &Vec<i64>| shape.iter().product::<i64>() as u64;
+    let all: u64 = parameter_shapes(config)?.values().map(numbers).sum();
+    let adapted: u64 = adapted_modules(config)?.values().map(numbers).sum();
+    let more = match keep {
+        Keep::EndPoints => 2 * adapted,
+        Keep::Factors => adapted,
+    };
+    let file = if device == Device::Cpu { 4 * all } else { 0 };
+    Ok(file + kind.elt_size_in_bytes() as u64 * (all + more))
+}
+
+/// Of the memory that is free, the share that weights may take before less of them is kept: frames need some, too.
+const SHARE: f64 = 0.8;
+
+/// How a model is kept where so many bytes are free, if that is known.
+fn kept(config: &ModelConfig, device: Device, kind: Kind, available: Option<u64>) -> Result<Keep> {
+    let Some(available) = available else {
+        return Ok(Keep::EndPoints);
+    };
+    if bytes(config, device, kind, Keep::EndPoints)? as f64 <= SHARE * available as f64 {
+        return Ok(Keep::EndPoints);
+    }
+    let needed = bytes(config, device, kind, Keep::Factors)?;
+    if needed <= available {
+        tracing::warn!(
+            "memory is short: a change of gamma takes longer, because the adapters are kept as factors"
+        );
+        return Ok(Keep::Factors);
+    }
+    Err(Error::NoMemory {
+        device: match device {
+            Device::Cuda(index) => format!("cuda:{index}"),
+            _ => "cpu".into(),
+        },
+        reason: format!(
+            "the weights take {} MB, and {} MB are free",
+            needed.div_ceil(1 << 20),
+            available >> 20
+        ),
+    })
+}
+
+/// Bytes that are free for a model.
+fn available(device: Device, kind: Kind) -> Result<Option<u64>> {
+    if device != Device::Cpu {
+        // Before the first tensor there is nobody to ask.
+        let _first = Tensor::f_zeros([1], (kind, device))?;
+    }
+    // What this process keeps for later tensors is as good as free.
+    memory::release();
+    Ok(memory::available(device))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_goes_by_what_is_free() {
+        let config = load_config("nano").unwrap();
+        let need = |device, kind, keep| bytes(&config, device, kind, keep).unwrap();
+        let gpu = Device::Cuda(0);
+        let [most, least] = [Keep::EndPoints, Keep::Factors].map(|keep| need(gpu, Kind::BFloat16, keep));
+        assert!(least < most && most < 2 * least);
+        assert_eq!(need(gpu, Kind::Float, Keep::EndPoints), 2 * most);
+        assert!(need(Device::Cpu, Kind::Float, Keep::EndPoints) > 2 * most);
+        let kept = |free| kept(&config, gpu, Kind::BFloat16, free);
+        assert_eq!(kept(None).unwrap(), Keep::EndPoints);
+        assert_eq!(kept(Some(2 * most)).unwrap(), Keep::EndPoints);
+        assert_eq!(kept(Some(most - 1)).unwrap(), Keep::Factors);
+        let error = kept(Some(least - 1)).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::NoMemory);
+        assert!(error.to_string().contains("cuda:0"), "{error}");
+        assert!(available(Device::Cpu, Kind::Float).unwrap() > Some(most));
+    }
 }

@@ -61,6 +61,7 @@ fn engine(size: Size, args: &BenchArgs) -> Result<Sample> {
         spare.push(output.input);
     }
     let info = engine.info().clone();
+    let gpu_peak = engine.stats().gpu_memory_peak;
     drop(engine);
     let mean_ms = |sum: Duration| 1e3 * sum.as_secs_f64() / (frames - WARM_UP) as f64;
     Ok(Sample {
@@ -68,6 +69,7 @@ fn engine(size: Size, args: &BenchArgs) -> Result<Sample> {
         frames_out: ends.len() as u64,
         frames_per_second: rate(&ends)?,
         peak_memory_mib: peak_memory_mib(),
+        peak_gpu_memory_mib: gpu_peak.map(|bytes| bytes >> 20),
         model: info.model.clone(),
         device: info.device.to_string(),
         precision: info.precision.to_string(),
@@ -165,6 +167,7 @@ fn pipeline(size: Size, args: &BenchArgs, moving_gamma: bool) -> Result<Sample> 
         frames_out: ends.len() as u64,
         frames_per_second: rate(&ends)?,
         peak_memory_mib: peak_memory_mib(),
+        peak_gpu_memory_mib: None,
         model: told("model", &args.engine.model),
         device: told("device", &args.engine.runtime.device.to_string()),
         precision: told("precision", &args.engine.runtime.precision.to_string()),

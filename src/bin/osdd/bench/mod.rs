@@ -28,6 +28,8 @@ struct Sample {
     frames_out: u64,
     frames_per_second: f64,
     peak_memory_mib: Option<u64>,
+    /// Of tensors on the GPU.
+    peak_gpu_memory_mib: Option<u64>,
     model: String,
     device: String,
     precision: String,
@@ -86,6 +88,8 @@ struct Summary {
     rounds: Vec<f64>,
     frames_lost: u64,
     peak_memory_mib: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peak_gpu_memory_mib: Option<u64>,
     latency_ms: Option<f64>,
     stages: Option<Stages>,
 }
@@ -223,6 +227,10 @@ fn summarise(samples: &[Sample]) -> Summary {
             .map(|sample| sample.frames_in.saturating_sub(sample.frames_out))
             .sum(),
         peak_memory_mib: samples.iter().filter_map(|sample| sample.peak_memory_mib).max(),
+        peak_gpu_memory_mib: samples
+            .iter()
+            .filter_map(|sample| sample.peak_gpu_memory_mib)
+            .max(),
         latency_ms: {
             let latencies: Vec<f64> = samples.iter().filter_map(|sample| sample.latency_ms).collect();
             (!latencies.is_empty()).then(|| median(latencies))
@@ -296,6 +304,9 @@ fn table(report: &Report) -> Result<String> {
                 "ms per frame: upload {:.2}, model {:.2}, blend {:.2}, download {:.2}, total {:.2}",
                 stages.upload_ms, stages.model_ms, stages.blend_ms, stages.download_ms, stages.total_ms
             )?;
+        }
+        if let Some(mib) = size.engine.peak_gpu_memory_mib {
+            writeln!(text, "peak memory of tensors on the GPU: {mib} MiB")?;
         }
         if let Some(latency_ms) = size.engine.latency_ms {
             writeln!(

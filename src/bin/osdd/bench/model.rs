@@ -7,7 +7,7 @@ use anyhow::Result;
 use osdd::device::resolve;
 use osdd::model::{Arithmetic, Operations, OsddModel, Part, operations_per_pixel};
 use osdd::nn::{Params, Products, channels_last, on_own_threads};
-use osdd::weights::{EndPoints, Merged, load_model};
+use osdd::weights::{EndPoints, Keep, Merged, load_model};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
@@ -50,7 +50,7 @@ pub(super) fn run(size: Size, args: &BenchArgs) -> Result<ModelSample> {
     let arithmetic = Arithmetic::new(&weights.config, device, config.precision);
     let kind = arithmetic.kind;
     let multiple = weights.config.size_multiple();
-    let merged = EndPoints::new(&weights, place, kind)?.merged(args.gamma)?;
+    let merged = EndPoints::new(&weights, place, kind, Keep::EndPoints)?.merged(args.gamma)?;
     let params = Params::new(merged.tensors()).with_products(arithmetic.products);
     let model = OsddModel::new(&params, &weights.config)?;
     let side = |pixels: usize| match config.resolved_tile_size(arithmetic.large_tiles) {
