@@ -5,8 +5,10 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/pin_memory.h>
 #include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <cstdint>
+#include <cstring>
 
 namespace {
 
@@ -64,6 +66,45 @@ extern "C" bool osdd_gpu_memory(int8_t index, bool watch, GpuMemory* memory) {
 
 // Convolutions of float32 on a GPU are computed in TF32 by default, with 10 bits of mantissa.
 extern "C" void osdd_exact_float32() { at::globalContext().setAllowTF32CuDNN(false); }
+
+// This thread's work on a GPU goes to a stream of libtorch's from now on, not to the one that everybody waits for. False where it
+// stays as it was.
+extern "C" bool osdd_own_stream(int8_t index) {
+  try {
+    const c10::impl::VirtualGuardImpl gpu(c10::DeviceType::CUDA);
+    const auto own = gpu.getStreamFromGlobalPool(c10::Device(c10::DeviceType::CUDA, index));
+    if (gpu.getStreamNativeHandle(own) == nullptr) {
+      return false;
+    }
+    gpu.exchangeStream(own);
+    return true;
+  } catch (...) {
+    return false;
+  }
+}
+
+// The driver's handle of the stream that this thread's work goes to. Null is the default stream, which it is, too, where libtorch
+// does not tell: then nobody can have chosen another.
+extern "C" void* osdd_current_stream(int8_t index) {
+  try {
+    const c10::impl::VirtualGuardImpl gpu(c10::DeviceType::CUDA);
+    return gpu.getStreamNativeHandle(gpu.getStream(c10::Device(c10::DeviceType::CUDA, index)));
+  } catch (...) {
+    return nullptr;
+  }
+}
+
+// Waits for it. False with a message where that fails.
+extern "C" bool osdd_synchronize(int8_t index, char* message, size_t capacity) {
+  try {
+    const c10::impl::VirtualGuardImpl gpu(c10::DeviceType::CUDA);
+    gpu.synchronizeStream(gpu.getStream(c10::Device(c10::DeviceType::CUDA, index)));
+    return true;
+  } catch (const std::exception& error) {
+    std::strncpy(message, error.what(), capacity - 1);
+    return false;
+  }
+}
 
 // A copy in memory that the system does not move, as a new tensor; null where there is none to be had.
 extern "C" void* osdd_pinned(const void* tensor) {

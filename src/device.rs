@@ -106,6 +106,69 @@ pub(crate) fn exact_float32() {
     }
 }
 
+/// From now on what this thread does on a GPU goes to a stream of its own: neither it nor other users of the GPU wait for each other.
+/// Where the headers of libtorch were missing when this was built, and on a CPU, nothing changes.
+pub(crate) fn own_stream(device: tch::Device) {
+    #[cfg(libtorch_headers)]
+    if let tch::Device::Cuda(index) = device {
+        unsafe extern "C" {
+            fn osdd_own_stream(index: i8) -> bool;
+        }
+        // SAFETY: takes a number; the streams are libtorch's.
+        if !unsafe { osdd_own_stream(index as i8) } {
+            tracing::debug!("no stream of one's own on {device:?}");
+        }
+    }
+    #[cfg(not(libtorch_headers))]
+    let _ = device;
+}
+
+/// The driver's handle of the stream that this thread's work on a GPU goes to; null is the default one.
+pub(crate) fn current_stream(index: usize) -> *mut std::ffi::c_void {
+    #[cfg(libtorch_headers)]
+    {
+        unsafe extern "C" {
+            fn osdd_current_stream(index: i8) -> *mut c_void;
+        }
+        // SAFETY: takes a number; the stream is libtorch's, and is never destroyed.
+        unsafe { osdd_current_stream(index as i8) }
+    }
+    #[cfg(not(libtorch_headers))]
+    {
+        let _ = index;
+        std::ptr::null_mut()
+    }
+}
+
+/// Waits until what this thread has asked of `device` is done; on a CPU it is.
+///
+/// # Errors
+/// [`Error::DeviceLost`], or what else has gone wrong there meanwhile.
+pub fn synchronize(device: tch::Device) -> Result<()> {
+    let tch::Device::Cuda(index) = device else {
+        return Ok(());
+    };
+    #[cfg(libtorch_headers)]
+    {
+        unsafe extern "C" {
+            fn osdd_synchronize(index: i8, message: *mut std::ffi::c_char, capacity: usize) -> bool;
+        }
+        let mut message = [0; 512];
+        // SAFETY: writes a message that ends within the buffer, whose last byte stays zero.
+        if unsafe { osdd_synchronize(index as i8, message.as_mut_ptr(), message.len()) } {
+            return Ok(());
+        }
+        // SAFETY: as above.
+        let text = unsafe { CStr::from_ptr(message.as_ptr()) }.to_string_lossy();
+        Err(Error::from_libtorch(&text, Error::Torch))
+    }
+    #[cfg(not(libtorch_headers))]
+    {
+        tch::Cuda::synchronize(index as i64);
+        Ok(())
+    }
+}
+
 /// A copy in memory that the system does not move, which a GPU reads and writes at its bus's full speed, and while it computes.
 /// Where the headers of libtorch were missing when this was built, and where there is no GPU, in ordinary memory.
 ///
@@ -208,5 +271,36 @@ mod tests {
             assert_eq!(precision.to_string(), name);
         }
         assert!("int8".parse::<Precision>().is_err());
+    }
+
+    #[cfg(libtorch_headers)]
+    #[test]
+    fn a_thread_has_a_stream_of_its_own_where_it_asks_for_one() {
+        let Some(fake) = crate::fake_gpu::FakeGpu::installed() else {
+            return;
+        };
+        let gpu = tch::Device::Cuda(0);
+        std::thread::scope(|scope| {
+            let own = || {
+                assert!(current_stream(0).is_null(), "the default stream");
+                own_stream(gpu);
+                let before = fake.synchronized();
+                synchronize(gpu).unwrap();
+                assert!(fake.synchronized() > before);
+                current_stream(0) as usize
+            };
+            let [one, two] = [scope.spawn(own), scope.spawn(own)].map(|thread| thread.join().unwrap());
+            assert!(one != 0 && two != 0 && one != two);
+        });
+        assert!(current_stream(0).is_null());
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                own_stream(gpu);
+                fake.lose(current_stream(0));
+                let error = synchronize(gpu).unwrap_err();
+                assert_eq!(error.kind(), crate::ErrorKind::Device, "{error}");
+            });
+        });
+        synchronize(tch::Device::Cpu).unwrap();
     }
 }

@@ -137,8 +137,15 @@ impl Error {
             "can't allocate memory",
             "bad_alloc",
             "ALLOC_FAILED",
+            "ALLOCATION_FAILED",
+            "CUBLAS_STATUS_NOT_INITIALIZED",
         ]) {
-            let device = if says(&["CUDA", "CUDNN"]) { "cuda" } else { "cpu" }.into();
+            let device = if says(&["CUDA", "CUDNN", "CUBLAS"]) {
+                "cuda"
+            } else {
+                "cpu"
+            }
+            .into();
             Error::NoMemory { device, reason }
         } else if says(&["CUDA error", "CUDA driver error", "cuDNN error"]) {
             Error::DeviceLost { reason }

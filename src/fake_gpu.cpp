@@ -1,6 +1,7 @@
-// A stand-in for libtorch's allocator for GPUs, for a test: it has no memory, and only counts.
+// A stand-in for libtorch's allocator for GPUs and for its streams, for tests: it has no memory, and only counts.
 
 #include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/impl/DeviceGuardImplInterface.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -53,13 +54,60 @@ class FakeGpu final : public c10::DeviceAllocator {
 
 FakeGpu* fake = nullptr;
 
+// Stream 0 is the default one, and its handle is null, as CUDA's is; each thread has a current one.
+class FakeStreams final : public c10::impl::DeviceGuardImplInterface {
+ public:
+  c10::DeviceType type() const override { return c10::DeviceType::CUDA; }
+  c10::Device exchangeDevice(c10::Device) const override { return device(); }
+  c10::Device getDevice() const override { return device(); }
+  void setDevice(c10::Device) const override {}
+  void uncheckedSetDevice(c10::Device) const noexcept override {}
+  // Nobody else is to take this for a GPU.
+  c10::DeviceIndex deviceCount() const noexcept override { return 0; }
+
+  c10::Stream getStream(c10::Device) const override { return stream(current); }
+  c10::Stream getDefaultStream(c10::Device) const override { return stream(0); }
+  c10::Stream getStreamFromGlobalPool(c10::Device, bool) const override { return stream(++made); }
+
+  c10::Stream exchangeStream(c10::Stream other) const override {
+    const auto before = current;
+    current = other.id();
+    return stream(before);
+  }
+
+  void* getStreamNativeHandle(const c10::Stream stream) const override { return reinterpret_cast<void*>(stream.id()); }
+
+  void synchronizeStream(const c10::Stream& stream) const override {
+    TORCH_CHECK(stream.id() != lost, "CUDA error: unspecified launch failure");
+    ++synchronized;
+  }
+
+  static inline thread_local c10::StreamId current = 0;
+  static inline c10::StreamId made = 0;
+  static inline c10::StreamId lost = -1;
+  static inline int64_t synchronized = 0;
+
+ private:
+  static c10::Device device() { return c10::Device(c10::DeviceType::CUDA, 0); }
+  static c10::Stream stream(c10::StreamId id) { return c10::Stream(c10::Stream::UNSAFE, device(), id); }
+};
+
+FakeStreams streams;
+
 }  // namespace
 
 extern "C" void fake_gpu_install(int64_t total) {
   fake = new FakeGpu(total);
   c10::SetAllocator(c10::DeviceType::CUDA, fake, 1);
+  c10::impl::device_guard_impl_registry[static_cast<size_t>(c10::DeviceType::CUDA)].store(&streams);
 }
 
 extern "C" void fake_gpu_take(int64_t bytes) { fake->take(bytes); }
 
 extern "C" int64_t fake_gpu_reserved() { return fake->reserved(); }
+
+// How often a stream has been waited for.
+extern "C" int64_t fake_gpu_synchronized() { return FakeStreams::synchronized; }
+
+// From now on waiting for this stream fails.
+extern "C" void fake_gpu_lose(int64_t stream) { FakeStreams::lost = stream; }

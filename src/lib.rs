@@ -9,6 +9,8 @@ pub mod data;
 pub mod device;
 pub mod engine;
 mod error;
+#[cfg(all(test, libtorch_headers))]
+mod fake_gpu;
 pub mod frame;
 mod memory;
 pub mod metrics;

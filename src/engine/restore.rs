@@ -57,6 +57,13 @@ pub(super) struct Restored<P> {
     pub tiles_skipped: usize,
 }
 
+impl<P> Drop for Restorer<P> {
+    fn drop(&mut self) {
+        // Of other engines' weights too none may be in use when they are freed. A device that is lost has nothing in use.
+        let _ = device::synchronize(self.device);
+    }
+}
+
 impl<P: Picture> Restorer<P> {
     /// # Errors
     /// A device that is not there, a model that is missing or broken, too little memory.
@@ -71,6 +78,7 @@ impl<P: Picture> Restorer<P> {
             device::exact_float32();
         }
         memory::keep_freed(torch_device);
+        device::own_stream(torch_device);
         let shared = shared_model(&config.model, torch_device, arithmetic.kind)?;
         let weights = shared.merged(config.gamma)?;
         // Says now, not with the first frame, whether the weights make a model.

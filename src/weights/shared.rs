@@ -53,6 +53,8 @@ pub(crate) fn shared_model(name: &str, device: Device, kind: Kind) -> Result<Arc
         end_points: Mutex::new(EndPoints::new(&weights, device, kind, keep)?),
         config: weights.config,
     });
+    // Others work on streams of their own.
+    crate::device::synchronize(device)?;
     cache.insert(key, Arc::downgrade(&model));
     Ok(model)
 }

@@ -29,7 +29,7 @@ pub(crate) static TEMPLATE: Lazy<gst::Caps> = Lazy::new(|| {
     gst::Caps::builder_full()
         .structure(of(gst::List::new(FORMATS)))
         .structure_with_features(
-            of(gst::List::new(cuda::FORMATS)),
+            of(gst::List::new(cuda::formats())),
             gst::CapsFeatures::new([cuda::FEATURE]),
         )
         .build()

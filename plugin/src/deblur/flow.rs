@@ -168,7 +168,7 @@ impl OsddDeblur {
             return put;
         };
         // The engine has stopped with an earlier frame. Those before that leave, and the source pad's thread says why it has not.
-        let _ = self.queue.wait_until_empty();
+        self.queue.wait_until_empty()?;
         Err(self.engine_failed(&error))
     }
 

@@ -12,11 +12,11 @@ use std::{
 use super::{
     caps,
     convert::FrameConverter,
-    cuda::{self, Gpu, Layout},
+    cuda::{self, Gpu},
     error::{self, FrameError},
     latency::Latency,
     lock,
-    pending::{Pending, Stream},
+    pending::{OnGpu, Pending, Stream},
     picture::Picture,
     qos::Qos,
     queue::{MAX_PENDING, Queue},
@@ -260,6 +260,11 @@ impl BaseTransformImpl for OsddDeblur {
         self.lowered.store(false, Ordering::Relaxed);
         self.failed.store(false, Ordering::SeqCst);
         self.queue.reset();
+        if let Some(gpu) = self.gpu() {
+            // For elements that cannot ask this one, as decoders that `decodebin` has not linked yet: bins pass it on.
+            let context = gst::message::HaveContext::builder(gpu.context());
+            self.post(context.src(&*self.obj()).build());
+        }
         Ok(())
     }
 
@@ -333,7 +338,7 @@ impl BaseTransformImpl for OsddDeblur {
         let gpu = self
             .gpu()
             .filter(|_| cuda::is_cuda(incaps) && cuda::is_cuda(outcaps));
-        let gpu = gpu.zip(Layout::of(&sink_info).map(Arc::new));
+        let gpu = gpu.and_then(|gpu| OnGpu::new(gpu, &sink_info));
         if cuda::is_cuda(incaps) && gpu.is_none() {
             gst::info!(CAT, imp = self, "frames of {incaps} go through the CPU's memory");
         }
@@ -368,22 +373,23 @@ impl BaseTransformImpl for OsddDeblur {
             let aligned = gst::AllocationParams::new(gst::MemoryFlags::empty(), ALIGN, 0, 0);
             query.add_allocation_param(None::<&gst::Allocator>, aligned);
         }
-        let (caps, _) = query.get_owned();
-        if let Some((gpu, caps)) = self.gpu().zip(caps.filter(|caps| cuda::is_cuda(caps))) {
-            let (pool, size) = gpu
-                .pool(&caps, (0, 0))
-                .map_err(|error| gst::loggable_error!(CAT, "no pool of the GPU's memory: {error}"))?;
-            query.add_allocation_pool(Some(&pool), size, 0, 0);
-            return Ok(());
-        }
         // Frames that pass are upstream's own buffers, so its pool needs those that downstream keeps.
         let kept = decide_query.and_then(|decided| decided.allocation_pools().next());
-        let untouched = lock(&self.settings).compare != Compare::SideBySide;
-        if let Some((_, size, min, _)) = kept
-            && untouched
-            && min > 0
-        {
-            query.add_allocation_pool(None::<&gst::BufferPool>, size, min, 0);
+        let (_, size, min, _) = kept.unwrap_or_default();
+        let min = match lock(&self.settings).compare {
+            Compare::SideBySide => 0,
+            Compare::Off | Compare::Split => min,
+        };
+        let (caps, wants_pool) = query.get_owned();
+        match self.gpu().zip(caps.filter(|caps| cuda::is_cuda(caps))) {
+            Some((gpu, caps)) if wants_pool => {
+                let pool = gpu.pool(&caps, (min, 0));
+                let (pool, size) =
+                    pool.map_err(|error| gst::loggable_error!(CAT, "no pool of the GPU's memory: {error}"))?;
+                query.add_allocation_pool(Some(&pool), size, min, 0);
+            }
+            _ if min > 0 => query.add_allocation_pool(None::<&gst::BufferPool>, size, min, 0),
+            _ => {}
         }
         Ok(())
     }

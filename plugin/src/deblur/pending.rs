@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gst::MetaAPI;
 use gst::buffer::BufferMetaForeachAction;
+use gst::prelude::*;
 
 use gst_video::video_meta::tags;
 use osdd::compare;
@@ -131,9 +131,59 @@ pub(crate) struct Stream {
     /// A frame was left out, so the next one is marked.
     pub discont: bool,
     spare: Vec<Vec<u8>>,
-    /// Where frames that are in a GPU's memory stay there, and how they lie in it.
-    gpu: Option<(&'static Gpu, Arc<Layout>)>,
-    spare_on_gpu: Vec<CudaFrame>,
+    gpu: Option<OnGpu>,
+}
+
+/// Where frames that are in a GPU's memory stay there.
+pub(crate) struct OnGpu {
+    gpu: &'static Gpu,
+    /// How they lie in memory of the element's own.
+    layout: Arc<Layout>,
+    spare: Vec<CudaFrame>,
+    /// For copies of frames that pass, once there are some.
+    pool: Option<gst::BufferPool>,
+}
+
+impl OnGpu {
+    /// `None` where frames of this kind cannot stay there.
+    pub fn new(gpu: &'static Gpu, info: &gst_video::VideoInfo) -> Option<Self> {
+        Some(Self {
+            gpu,
+            layout: Arc::new(Layout::of(info)?),
+            spare: Vec::new(),
+            pool: None,
+        })
+    }
+
+    /// Keeps memory for another frame.
+    fn keep(&mut self, frame: CudaFrame) {
+        if self.spare.len() < MAX_SPARE {
+            self.spare.push(frame);
+        }
+    }
+
+    /// A buffer for a frame.
+    fn buffer(&mut self) -> Result<gst::Buffer, FrameError> {
+        let pool = match &self.pool {
+            Some(pool) => pool,
+            None => {
+                let (pool, _) = self.gpu.pool(&self.layout.info().to_caps()?, (0, 0))?;
+                pool.set_active(true)?;
+                self.pool.insert(pool)
+            }
+        };
+        let buffer = pool.acquire_buffer(None);
+        buffer.map_err(|error| FrameError::NoMemory(format!("a buffer in the GPU's memory: {error}")))
+    }
+}
+
+impl Drop for OnGpu {
+    fn drop(&mut self) {
+        if let Some(pool) = &self.pool {
+            // Its buffers that are elsewhere come back first.
+            let _ = pool.set_active(false);
+        }
+    }
 }
 
 /// Spare frames beyond this many are given back: what one frame of the engine needs, and a wide one.
@@ -146,10 +196,15 @@ impl Stream {
     ///
     /// There are no caps yet, or the buffer does not fit them.
     pub fn copy_in(&mut self, input: &gst::BufferRef, view: View) -> Result<(Picture, Kept), FrameError> {
+        // Pictures are compared in the CPU's memory.
+        let stays = !self.wide && view.split_at.is_none();
+        let room = if stays { self.room_on_gpu(input)? } else { None };
         let start = Instant::now();
-        let on_gpu = self.copy_within_gpu(input, view)?;
-        let (picture, original, fields) = match on_gpu {
-            Some(frame) => (Picture::Cuda(frame), None, false),
+        let (picture, original, fields) = match room {
+            Some((gpu, mut frame)) => {
+                gpu.read(input, &mut frame)?;
+                (Picture::Cuda(frame), None, false)
+            }
             None => self.convert_in(input)?,
         };
         let mut metadata = Metadata::of(input)?;
@@ -172,18 +227,25 @@ impl Stream {
         ))
     }
 
-    /// A frame that is in the GPU's memory and can stay there; pictures are compared in the CPU's.
-    fn copy_within_gpu(
+    /// Where a frame is in the GPU's memory and can stay there, memory for it.
+    fn room_on_gpu(
         &mut self,
         input: &gst::BufferRef,
-        view: View,
-    ) -> Result<Option<CudaFrame>, FrameError> {
-        match &self.gpu {
-            Some((gpu, layout)) if !self.wide && view.split_at.is_none() => {
-                gpu.read(input, layout, self.spare_on_gpu.pop())
-            }
-            _ => Ok(None),
+    ) -> Result<Option<(&'static Gpu, CudaFrame)>, FrameError> {
+        let Some(OnGpu {
+            gpu, layout, spare, ..
+        }) = &mut self.gpu
+        else {
+            return Ok(None);
+        };
+        if !gpu.has(input) {
+            return Ok(None);
         }
+        let frame = match spare.pop() {
+            Some(frame) => frame,
+            None => gpu.new_frame(layout)?,
+        };
+        Ok(Some((gpu, frame)))
     }
 
     /// A frame converted, its samples where the converter wants them, and whether its fields are apart.
@@ -214,14 +276,30 @@ impl Stream {
         } else {
             if !at_once {
                 // While it waits, upstream's pool may need the original: see `Metadata`.
-                let copy = input.copy_deep();
-                input = copy.map_err(|error| FrameError::NoMemory(error.to_string()))?;
+                input = self.copy_of(input)?;
             }
             if std::mem::take(&mut self.discont) {
                 input.make_mut().set_flags(gst::BufferFlags::DISCONT);
             }
             Pending::Untouched(input)
         })
+    }
+
+    /// A buffer with the same frame.
+    fn copy_of(&mut self, input: gst::Buffer) -> Result<gst::Buffer, FrameError> {
+        let Some((gpu, mut frame)) = self.room_on_gpu(&input)? else {
+            let copy = input.copy_deep();
+            return copy.map_err(|error| FrameError::NoMemory(error.to_string()));
+        };
+        // GStreamer's own copy would allocate, and wait for all that the GPU does.
+        gpu.read(&input, &mut frame)?;
+        let on_gpu = self.gpu.as_mut();
+        let on_gpu = on_gpu.ok_or_else(|| glib::bool_error!("a frame of a GPU before its caps"))?;
+        let mut copy = on_gpu.buffer()?;
+        gpu.write(&frame, copy.make_mut())?;
+        on_gpu.keep(frame);
+        Metadata::of(&input)?.copy_to(copy.make_mut())?;
+        Ok(copy)
     }
 
     /// Copies a frame that leaves as it came into a buffer with another layout.
@@ -252,12 +330,10 @@ impl Stream {
         let (mut frame, mut input) = match (frame, input) {
             (Picture::Host(frame), Picture::Host(input)) => (frame, input),
             (Picture::Cuda(frame), Picture::Cuda(input)) => {
-                let gpu = self.gpu.as_ref();
-                let (gpu, _) = gpu.ok_or_else(|| glib::bool_error!("a frame of a GPU before its caps"))?;
-                gpu.write(&frame, output)?;
-                if self.spare_on_gpu.len() < MAX_SPARE {
-                    self.spare_on_gpu.push(input);
-                }
+                let on_gpu = self.gpu.as_mut();
+                let on_gpu = on_gpu.ok_or_else(|| glib::bool_error!("a frame of a GPU before its caps"))?;
+                on_gpu.gpu.write(&frame, output)?;
+                on_gpu.keep(input);
                 return Ok(());
             }
             _ => return Err(glib::bool_error!("a frame has come back in another memory").into()),
@@ -302,16 +378,10 @@ impl Stream {
     }
 
     /// Converts frames of new caps from now on, or leaves them on the GPU.
-    pub fn set_converter(
-        &mut self,
-        converter: FrameConverter,
-        wide: bool,
-        gpu: Option<(&'static Gpu, Arc<Layout>)>,
-    ) {
+    pub fn set_converter(&mut self, converter: FrameConverter, wide: bool, gpu: Option<OnGpu>) {
         self.converter = Some(converter);
         self.wide = wide;
         self.spare = Vec::new();
         self.gpu = gpu;
-        self.spare_on_gpu = Vec::new();
     }
 }

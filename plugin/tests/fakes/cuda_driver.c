@@ -1,7 +1,8 @@
 /*
  * A stand-in for NVIDIA's driver library, so that pipelines over CUDA memory
- * run on a machine without a GPU. "Device memory" is ordinary host memory and
- * every call is finished when it returns. Kernels do not load or run.
+ * run on a machine without a GPU. "Device memory" is ordinary host memory. What
+ * is asked of a stream is done when somebody waits for it, no earlier; other
+ * calls are finished when they return. Kernels do not load or run.
  *
  *   cc -std=c11 -O1 -Wall -Wextra -shared -fPIC -Wl,-soname,libcuda.so.1 \
  *      cuda_driver.c -o libcuda.so.1
@@ -255,10 +256,13 @@ CUresult cuCtxCreate_v2(CUcontext *context, unsigned flags, CUdevice device)
 }
 ALIAS(cuCtxCreate, cuCtxCreate_v2);
 
+static CUresult finish(CUstream stream);
+
 CUresult cuCtxSynchronize(void)
 {
+    LOCKED;
     TRY(check_context());
-    return lost ? CUDA_ERROR_LAUNCH_FAILED : CUDA_SUCCESS;
+    return lost ? CUDA_ERROR_LAUNCH_FAILED : finish(NULL);
 }
 
 static void free_allocation(struct allocation **at)
@@ -406,9 +410,16 @@ static CUresult resolve(const struct end *e, size_t width, size_t height, char *
     return bad ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
 }
 
-CUresult cuMemcpy2D_v2(const CUDA_MEMCPY2D *c)
+/* Copies that streams have been asked for, in order. */
+static struct pending {
+    CUstream stream;
+    CUDA_MEMCPY2D copy;
+} pending[256];
+static int pending_count;
+
+/* Whether it can be done; does it where it is time. */
+static CUresult copy_2d(const CUDA_MEMCPY2D *c, bool now)
 {
-    LOCKED; /* to the end, so that nothing is freed underneath */
     char *from, *to;
     bool from_device, to_device;
     TRY(check_context());
@@ -418,10 +429,34 @@ CUresult cuMemcpy2D_v2(const CUDA_MEMCPY2D *c)
         return CUDA_SUCCESS;
     TRY(resolve(&c->src, c->width, c->height, &from, &from_device));
     TRY(resolve(&c->dst, c->width, c->height, &to, &to_device));
+    if (!now)
+        return CUDA_SUCCESS;
     for (size_t row = 0; row < c->height; row++)
         memmove(to + row * c->dst.pitch, from + row * c->src.pitch, c->width);
     copies[from_device][to_device]++;
     return CUDA_SUCCESS;
+}
+
+/* Does what a stream has been asked for, or with the default one, null, what
+ * all have. */
+static CUresult finish(CUstream stream)
+{
+    CUresult result = CUDA_SUCCESS;
+    int left = 0;
+    for (int i = 0; i < pending_count; i++)
+        if (stream && pending[i].stream != stream)
+            pending[left++] = pending[i];
+        else if (!result)
+            result = copy_2d(&pending[i].copy, true);
+    pending_count = left;
+    return result;
+}
+
+CUresult cuMemcpy2D_v2(const CUDA_MEMCPY2D *c)
+{
+    LOCKED; /* to the end, so that nothing is freed underneath */
+    TRY(finish(NULL));
+    return copy_2d(c, true);
 }
 ALIAS(cuMemcpy2D, cuMemcpy2D_v2);
 
@@ -461,7 +496,7 @@ CUresult cuPointerGetAttributes(unsigned n, int *which, void **out, CUdeviceptr 
     return r;
 }
 
-/* ---- streams and events: all work is done already ---- */
+/* ---- streams and events ---- */
 
 CUresult cuStreamCreate(CUstream *stream, unsigned flags)
 {
@@ -491,12 +526,22 @@ CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsigned flags)
 
 CUresult cuMemcpy2DAsync_v2(const CUDA_MEMCPY2D *c, CUstream stream)
 {
+    LOCKED;
     TRY(check(stream, STREAM));
-    return cuMemcpy2D_v2(c);
+    TRY(copy_2d(c, false));
+    if (pending_count == sizeof pending / sizeof *pending)
+        TRY(finish(NULL));
+    pending[pending_count++] = (struct pending){stream, *c};
+    return CUDA_SUCCESS;
 }
 
 CUresult cuStreamDestroy_v2(CUstream stream) { return destroy(stream, STREAM); }
-CUresult cuStreamSynchronize(CUstream stream) { return check(stream, STREAM); }
+CUresult cuStreamSynchronize(CUstream stream)
+{
+    LOCKED;
+    TRY(check(stream, STREAM));
+    return lost ? CUDA_ERROR_LAUNCH_FAILED : finish(stream);
+}
 CUresult cuEventDestroy_v2(CUevent event) { return destroy(event, EVENT); }
 CUresult cuEventSynchronize(CUevent event) { return check(event, EVENT); }
 ALIAS(cuMemcpy2DAsync, cuMemcpy2DAsync_v2);

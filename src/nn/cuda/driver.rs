@@ -6,6 +6,7 @@ use std::ptr;
 use once_cell::sync::Lazy;
 
 use super::kernels::{Kernel, Launch};
+use crate::device;
 
 /// A handle of the driver's.
 type Handle = *mut c_void;
@@ -108,6 +109,8 @@ fn folder_of_runtime() -> Option<String> {
 /// Kernels in the memory of a GPU.
 pub(super) struct Module {
     driver: &'static Driver,
+    /// The GPU's number.
+    index: usize,
     context: Handle,
     multiprocessors: c_int,
     functions: Vec<Handle>,
@@ -124,7 +127,8 @@ impl Module {
     /// What is missing, or what the compiler says.
     pub fn compile(device: usize, source: &str, defines: &[String]) -> Result<Self, String> {
         let driver = DRIVER.as_ref().ok_or("no CUDA driver")?;
-        let (number, mut device, mut context) = (device as c_int, 0, ptr::null_mut());
+        let index = device;
+        let (number, mut device, mut context) = (index as c_int, 0, ptr::null_mut());
         // SAFETY: fills variables of ours. The primary context is libtorch's too, and is kept as long as the process lives.
         unsafe {
             check(
@@ -155,6 +159,7 @@ impl Module {
         });
         Ok(Module {
             driver,
+            index,
             context,
             multiprocessors: attribute(driver, device, MULTIPROCESSORS)?,
             functions: functions.collect(),
@@ -177,7 +182,9 @@ impl Launch for Module {
         let function = self.functions.get(kernel as usize);
         let function = *function.ok_or_else(|| format!("{kernel:?} was not compiled"))?;
         let _entered = Entered::new(self.driver, self.context)?;
-        // SAFETY: the caller vouches for the arguments. The stream is the one libtorch uses where nobody asked for another.
+        // After what libtorch was asked for on this thread.
+        let stream = device::current_stream(self.index);
+        // SAFETY: the caller vouches for the arguments.
         let code = unsafe {
             (self.driver.cuLaunchKernel)(
                 function,
@@ -188,7 +195,7 @@ impl Launch for Module {
                 1,
                 1,
                 0,
-                ptr::null_mut(),
+                stream,
                 arguments.as_mut_ptr(),
                 ptr::null_mut(),
             )

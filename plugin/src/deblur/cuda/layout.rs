@@ -14,13 +14,31 @@ use tch::{Kind, Tensor};
 use crate::deblur::formats::with_known_colorimetry;
 use crate::deblur::planes::{self, PlaneSize};
 
-/// Of the element's formats, those that GStreamer (1.22) has in a GPU's memory.
+/// Of the element's formats, those that GStreamer has in a GPU's memory, since 1.22 and since 1.24.
 #[rustfmt::skip]
-pub(crate) const FORMATS: [&str; 24] = [
+const FORMATS: [&str; 24] = [
     "NV12", "I420", "YV12", "NV21", "Y42B", "YUY2", "UYVY", "Y444",
     "RGB", "BGR", "RGBx", "BGRx", "GBR", "RGBA", "BGRA", "ARGB", "ABGR", "GBRA",
     "P010_10LE", "I420_10LE", "I422_10LE", "I422_12LE", "P016_LE", "Y444_16LE",
 ];
+const FORMATS_SINCE_1_24: [&str; 6] = [
+    "P012_LE",
+    "I420_12LE",
+    "Y444_10LE",
+    "Y444_12LE",
+    "GBR_10LE",
+    "GBR_12LE",
+];
+
+/// Those that there are. A pool for any other ends the program.
+pub(crate) fn formats() -> impl Iterator<Item = &'static str> {
+    let (major, minor, ..) = gst::version();
+    let more: &[&str] = match (major, minor) < (1, 24) {
+        true => &[],
+        false => &FORMATS_SINCE_1_24,
+    };
+    FORMATS.iter().chain(more).copied()
+}
 
 /// Where the samples of one colour are in memory, and what their numbers mean.
 pub(super) struct Samples {

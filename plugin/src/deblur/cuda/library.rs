@@ -56,6 +56,13 @@ pub(super) struct CudaMemory {
     pub context: *mut gst::ffi::GstObject,
 }
 
+/// The beginning of `GstCudaBufferPool`.
+#[repr(C)]
+pub(super) struct CudaPool {
+    pub pool: gst::ffi::GstBufferPool,
+    pub context: *mut gst::ffi::GstObject,
+}
+
 /// Flag of a mapping that gives the address in the GPU's memory: `GST_MAP_CUDA`.
 pub(super) const MAP_CUDA: c_uint = gst::ffi::GST_MAP_FLAG_LAST << 1;
 
@@ -92,6 +99,7 @@ functions! {
 functions! {
     /// Functions of the driver. They give 0, or the number of an error.
     Driver {
+        init = "cuInit"(c_uint) -> c_int;
         get_device = "cuDeviceGet"(*mut c_int, c_int) -> c_int;
         retain_primary_context = "cuDevicePrimaryCtxRetain"(*mut Handle, c_int) -> c_int;
         push_context = "cuCtxPushCurrent_v2"(Handle) -> c_int;
@@ -128,6 +136,10 @@ static LIBRARIES: Lazy<Result<Libraries, String>> = Lazy::new(|| {
         let library = open("libcuda.so.1")?;
         let driver = Driver::find(&library).map_err(|error| error.to_string())?;
         std::mem::forget(library);
+        // Mostly it has been before.
+        if (driver.init)(0) != 0 {
+            return Err("the driver does not start".into());
+        }
         Ok(Libraries {
             gst,
             driver,

@@ -18,11 +18,12 @@ use gst::prelude::*;
 use once_cell::sync::Lazy;
 use osdd::engine::Device;
 
+use super::error::FrameError;
 use super::lock;
 use crate::log::CAT;
 pub(crate) use frame::CudaFrame;
-pub(crate) use layout::{FORMATS, Layout};
-use library::{Copy2D, CudaMemory, Handle, Libraries, MAP_CUDA, Place};
+pub(crate) use layout::{Layout, formats};
+use library::{Copy2D, CudaMemory, CudaPool, Handle, Libraries, MAP_CUDA, Place};
 
 /// The caps feature of frames in a GPU's memory.
 pub(crate) const FEATURE: &str = "memory:CUDAMemory";
@@ -39,7 +40,7 @@ pub(crate) fn is_cuda(caps: &gst::CapsRef) -> bool {
 pub(crate) struct Gpu {
     libraries: &'static Libraries,
     primary: Handle,
-    /// For copies, which so do not wait for the model.
+    /// For copies: ordered as GStreamer's own are, and beside the model, which has a stream of its own.
     stream: Handle,
     /// GStreamer's own for the primary context.
     context: gst::Object,
@@ -91,11 +92,8 @@ impl Gpu {
             let retained = (driver.retain_primary_context)(&raw mut primary, number);
             check(retained, "cuDevicePrimaryCtxRetain")?;
             within(libraries, primary, || {
-                const NON_BLOCKING: u32 = 1;
-                check(
-                    (driver.create_stream)(&raw mut stream, NON_BLOCKING),
-                    "cuStreamCreate",
-                )
+                const DEFAULT: u32 = 0;
+                check((driver.create_stream)(&raw mut stream, DEFAULT), "cuStreamCreate")
             })?;
             let context = (libraries.gst.wrap_context)(primary, number);
             if context.is_null() {
@@ -103,6 +101,8 @@ impl Gpu {
             }
             gst::Object::from_glib_full(context)
         };
+        // It lives as long as the process.
+        context.set_object_flags(gst::ObjectFlags::MAY_BE_LEAKED);
         Ok(Gpu {
             libraries,
             primary,
@@ -143,37 +143,49 @@ impl Gpu {
         Ok((pool, size))
     }
 
-    /// Whether this is a pool of the library's, whose buffers [`Self::map`] can map.
+    /// Whether this is a pool of the library's with buffers in this context.
     pub fn is_pool(&self, pool: &gst::BufferPool) -> bool {
-        pool.type_().name() == "GstCudaBufferPool"
+        pool.type_().name() == "GstCudaBufferPool" && {
+            let pool: *mut gst::ffi::GstBufferPool = pool.as_ptr();
+            // SAFETY: by its type it begins like this, and it keeps its context.
+            unsafe {
+                (self.libraries.gst.handle_of_context)((*pool.cast::<CudaPool>()).context) == self.primary
+            }
+        }
     }
 
-    /// The address of a buffer in this GPU's memory, while the result lives. `None` where it is elsewhere.
-    fn map<'a>(&self, buffer: &'a gst::BufferRef, access: Access) -> Option<Mapped<'a>> {
+    /// Whether a buffer is in this GPU's memory, and in this context.
+    pub fn has(&self, buffer: &gst::BufferRef) -> bool {
         if buffer.n_memory() != 1 {
-            return None;
+            return false;
         }
+        let memory = buffer.peek_memory(0).as_mut_ptr();
+        // SAFETY: a memory that the buffer keeps; only the library's own have a context.
+        unsafe {
+            let gst = &self.libraries.gst;
+            (gst.is_memory)(memory) != 0
+                && (gst.handle_of_context)((*memory.cast::<CudaMemory>()).context) == self.primary
+        }
+    }
+
+    /// Maps a buffer that [is here](Self::has), once nobody else works on it.
+    fn map<'a>(&self, buffer: &'a gst::BufferRef, access: Access) -> Result<Mapped<'a>, FrameError> {
         let memory = buffer.peek_memory(0);
         let pointer = memory.as_mut_ptr();
-        // SAFETY: a memory that the buffer keeps; only the library's own have a context.
-        let ours = unsafe {
-            let gst = &self.libraries.gst;
-            (gst.is_memory)(pointer) != 0
-                && (gst.handle_of_context)((*pointer.cast::<CudaMemory>()).context) == self.primary
-        };
-        if !ours {
-            return None;
-        }
         let mut map = std::mem::MaybeUninit::uninit();
-        // SAFETY: as above; the map is filled where it succeeds.
-        let map = unsafe {
-            if let (Some(sync), true) = (self.libraries.sync_memory, access == Access::Read) {
+        // SAFETY: a memory that the buffer keeps; the map is filled where it succeeds.
+        unsafe {
+            if gst::ffi::gst_memory_map(pointer, map.as_mut_ptr(), access as u32 | MAP_CUDA) == 0 {
+                return Err(FrameError::Gpu("gst_memory_map failed".into()));
+            }
+            if let Some(sync) = self.libraries.sync_memory {
                 sync(pointer);
             }
-            let mapped = gst::ffi::gst_memory_map(pointer, map.as_mut_ptr(), access as u32 | MAP_CUDA);
-            (mapped != 0).then(|| map.assume_init())?
-        };
-        Some(Mapped { memory, map })
+            Ok(Mapped {
+                memory,
+                map: map.assume_init(),
+            })
+        }
     }
 
     /// Waits until nothing is under way.
@@ -191,15 +203,15 @@ impl Gpu {
     fn copy(&self, copies: &[Copy2D]) -> Result<(), Reason> {
         let driver = &self.libraries.driver;
         within(self.libraries, self.primary, || {
-            for copy in copies {
-                // SAFETY: whoever calls has mapped both places, which have these rows.
-                check(unsafe { (driver.copy_2d)(copy, self.stream) }, "cuMemcpy2DAsync")?;
-            }
-            // SAFETY: a stream of ours.
-            check(
-                unsafe { (driver.synchronize_stream)(self.stream) },
-                "cuStreamSynchronize",
-            )
+            // SAFETY: whoever calls has mapped both places, which have these rows.
+            let mut asked = copies
+                .iter()
+                .map(|copy| unsafe { (driver.copy_2d)(copy, self.stream) });
+            let asked = asked.find(|&code| code != 0).unwrap_or_default();
+            // Those before one that failed are under way. SAFETY: a stream of ours.
+            let done = unsafe { (driver.synchronize_stream)(self.stream) };
+            check(asked, "cuMemcpy2DAsync")?;
+            check(done, "cuStreamSynchronize")
         })
     }
 }

@@ -23,7 +23,7 @@ const COLORIMETRIES: [&str; 5] = ["bt601", "bt709", "bt2020", "1:4:16:3", "2:4:5
 /// All formats with all colorimetries that they can have, of a size.
 fn infos(width: u32, height: u32) -> impl Iterator<Item = VideoInfo> {
     gst::init().expect("GStreamer starts");
-    FORMATS.iter().flat_map(move |format| {
+    formats().flat_map(move |format| {
         let format = VideoFormat::from_string(format);
         let rgb = gst_video::VideoFormatInfo::from_format(format).is_rgb();
         let colorimetries = match rgb {

@@ -40,13 +40,18 @@ fn with_fake_driver(test: &str, work: fn()) {
         let name = format!("libgst{plugin}.so");
         let plugin = Path::new(plugins.trim()).join(&name);
         if !plugin.exists() {
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "{} is not installed",
+                plugin.display()
+            );
             eprintln!("left out: {} is not installed", plugin.display());
             return;
         }
         std::os::unix::fs::symlink(plugin, folder.path().join(name)).expect("a link");
     }
     let libraries = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
-    let status = Command::new(std::env::current_exe().expect("this program"))
+    let output = Command::new(std::env::current_exe().expect("this program"))
         .args([
             "--exact",
             &format!("deblur::cuda::tests::pipelines::{test}"),
@@ -61,8 +66,10 @@ fn with_fake_driver(test: &str, work: fn()) {
         .env("GST_PLUGIN_SYSTEM_PATH_1_0", folder.path())
         .env_remove("GST_PLUGIN_PATH")
         .env_remove("GST_PLUGIN_PATH_1_0")
-        .status();
-    assert!(status.expect("a process").success());
+        .output()
+        .expect("a process");
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }
 
 /// A function of the fake driver's.
@@ -169,7 +176,7 @@ fn farthest(one: &gst::Sample, two: &gst::Sample) -> f64 {
 #[test]
 fn frames_stay_on_the_gpu() {
     with_fake_driver("frames_stay_on_the_gpu", || {
-        for format in FORMATS {
+        for format in formats() {
             let planes = u64::from(
                 gst_video::VideoFormatInfo::from_format(gst_video::VideoFormat::from_string(format))
                     .n_planes(),
@@ -237,6 +244,68 @@ fn another_context() -> gst::Context {
         let context = gst::Object::from_glib_full(new(0));
         gst::Context::from_glib_full((gpu.libraries.gst.context_for_elements)(context.as_ptr()))
     }
+}
+
+/// Late frames and those of `strength=0` wait for what is under way.
+#[test]
+fn frames_that_pass_behind_others_are_copied_within_the_gpu() {
+    with_fake_driver("frames_that_pass_behind_others_are_copied_within_the_gpu", || {
+        let description = "cudaupload ! osdddeblur name=deblur ! video/x-raw(memory:CUDAMemory)";
+        let passed = run("NV12", description, |pipeline| {
+            let deblur = pipeline.by_name("deblur").expect("an element");
+            let pad = deblur.static_pad("sink").expect("a pad");
+            let seen = std::sync::atomic::AtomicUsize::new(0);
+            pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+                if seen.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 1 {
+                    deblur.set_property("strength", 0.0);
+                }
+                gst::PadProbeReturn::Ok
+            });
+        });
+        assert_eq!(passed.copies[1], 0);
+        let unchanged = run("NV12", "identity", |_| ());
+        for (passed, unchanged) in passed.frames.iter().zip(&unchanged.frames).skip(1) {
+            assert_eq!(farthest(passed, unchanged), 0.0);
+        }
+        drop((passed, unchanged));
+        assert_eq!(allocations(), 0);
+    });
+}
+
+#[test]
+fn buffers_that_are_too_small_are_an_error() {
+    with_fake_driver("buffers_that_are_too_small_are_an_error", || {
+        let gpu = Gpu::of(Device::Cuda(0)).expect("a GPU");
+        let info = |width, height| {
+            let info = VideoInfo::builder(gst_video::VideoFormat::Nv12, width, height);
+            info.build().expect("a format")
+        };
+        let buffer = |info: &VideoInfo| {
+            let (pool, _) = gpu.pool(&info.to_caps().expect("caps"), (0, 0)).expect("a pool");
+            pool.set_active(true).expect("it starts");
+            let buffer = pool.acquire_buffer(None).expect("a buffer");
+            pool.set_active(false).expect("it stops");
+            buffer
+        };
+        let (small, large) = (info(64, 48), info(320, 240));
+        let read = |info: &VideoInfo, buffer: &gst::BufferRef| {
+            let layout = std::sync::Arc::new(Layout::of(info).expect("a layout"));
+            let mut frame = gpu.new_frame(&layout).expect("memory");
+            assert!(gpu.has(buffer));
+            gpu.read(buffer, &mut frame)
+        };
+        // Larger than it has to be is allowed: the rest is padding.
+        read(&small, &buffer(&large)).expect("read");
+        assert!(read(&large, &buffer(&small)).is_err());
+        // Without a meta its planes are where the caps have them.
+        let mut plain = gst::Buffer::new();
+        plain
+            .make_mut()
+            .append_memory(buffer(&small).peek_memory(0).to_owned());
+        assert!(read(&large, &plain).is_err());
+        let (pool, _) = gpu.pool(&small.to_caps().expect("caps"), (0, 0)).expect("a pool");
+        assert!(gpu.is_pool(&pool));
+    });
 }
 
 #[test]
@@ -364,7 +433,7 @@ fn frames_stay_on_a_gpu_that_is_there() {
         return;
     }
     crate::plugin_register_static().expect("the element");
-    for format in FORMATS {
+    for format in formats() {
         let there = "cudaupload ! osdddeblur device=cuda ! video/x-raw(memory:CUDAMemory)";
         let there = play(format, there, |_| ());
         let here = play(format, "osdddeblur device=cuda", |_| ());

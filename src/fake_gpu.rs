@@ -1,0 +1,100 @@
+//! What tests see of a GPU where there is none: `fake_gpu.cpp`.
+
+use std::ffi::{CStr, CString, c_void};
+use std::path::Path;
+use std::process::Command;
+
+use once_cell::sync::Lazy;
+
+use crate::device;
+
+/// Libtorch's allocator and streams for GPUs, which only count, for all tests of this process.
+pub struct FakeGpu {
+    take: extern "C" fn(i64),
+    reserved: extern "C" fn() -> i64,
+    synchronized: extern "C" fn() -> i64,
+    lose: extern "C" fn(i64),
+}
+
+impl FakeGpu {
+    /// Bytes that it has.
+    pub const TOTAL: u64 = 1000;
+
+    /// `None` where there is a GPU, which stays what it is.
+    pub fn installed() -> Option<&'static Self> {
+        static FAKE: Lazy<Option<FakeGpu>> = Lazy::new(|| match device::resolve(device::Device::Cuda(0)) {
+            Ok(_) => {
+                eprintln!("left out: there is a GPU, which a fake cannot stand for");
+                None
+            }
+            Err(_) => Some(FakeGpu::install()),
+        });
+        FAKE.as_ref()
+    }
+
+    fn install() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let library = folder.path().join("fake_gpu.so");
+        let mut compiler = Command::new("c++");
+        compiler.args([
+            "-std=c++20",
+            "-O1",
+            "-shared",
+            "-fPIC",
+            "-w",
+            "-I",
+            env!("OSDD_LIBTORCH_INCLUDE"),
+        ]);
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/fake_gpu.cpp");
+        assert!(
+            compiler
+                .arg(source)
+                .arg("-o")
+                .arg(&library)
+                .status()
+                .unwrap()
+                .success()
+        );
+        let path = CString::new(library.to_str().unwrap()).unwrap();
+        // SAFETY: a library that was just built, with functions as declared; it is never unloaded.
+        unsafe {
+            let library = libc::dlopen(path.as_ptr(), libc::RTLD_NOW);
+            assert!(!library.is_null(), "{:?}", CStr::from_ptr(libc::dlerror()));
+            let find = |name: &CStr| {
+                let found = libc::dlsym(library, name.as_ptr());
+                assert!(!found.is_null(), "{name:?}");
+                found
+            };
+            type Take = extern "C" fn(i64);
+            type Tell = extern "C" fn() -> i64;
+            let install = std::mem::transmute::<*mut c_void, Take>(find(c"fake_gpu_install"));
+            install(Self::TOTAL as i64);
+            FakeGpu {
+                take: std::mem::transmute::<*mut c_void, Take>(find(c"fake_gpu_take")),
+                reserved: std::mem::transmute::<*mut c_void, Tell>(find(c"fake_gpu_reserved")),
+                synchronized: std::mem::transmute::<*mut c_void, Tell>(find(c"fake_gpu_synchronized")),
+                lose: std::mem::transmute::<*mut c_void, Take>(find(c"fake_gpu_lose")),
+            }
+        }
+    }
+
+    /// As if tensors had so many bytes more.
+    pub fn take(&self, bytes: i64) {
+        (self.take)(bytes);
+    }
+
+    /// Bytes that tensors have, or that are kept for them.
+    pub fn reserved(&self) -> i64 {
+        (self.reserved)()
+    }
+
+    /// How often a stream has been waited for.
+    pub fn synchronized(&self) -> i64 {
+        (self.synchronized)()
+    }
+
+    /// From now on waiting for the stream of this handle fails.
+    pub fn lose(&self, stream: *mut c_void) {
+        (self.lose)(stream as i64);
+    }
+}
