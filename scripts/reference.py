@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""nano in PyTorch and in ONNX Runtime beside `osdd bench`: do they compute the same, and which is faster on this CPU?
+"""nano or small in PyTorch, and on a CPU in ONNX Runtime, beside `osdd bench`: do they compute the same, and which is faster?
 
     pip install torch numpy pillow safetensors onnx onnxruntime
-    python3 scripts/reference.py [--size 640x360] [--rounds 5] [--threads 2] [--json FILE]
+    python3 scripts/reference.py [--model models/nano] [--device cpu] [--size 640x360] [--rounds 5] [--threads 2] [--json FILE]
 
 Whole frames, gamma 1, float32 unless said. PyTorch and ONNX Runtime get pixels as float tensors and count their best of 8
 frames; osdd is the mean of 20 frames with all conversions from and to 8 bits. Rounds are interleaved, their medians reported.
@@ -192,6 +192,8 @@ def best_of(run, repeats: int) -> float:
     for _ in range(repeats):
         start = time.perf_counter()
         run()
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return 1e3 * min(times)
 
@@ -200,6 +202,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=ROOT / "models/nano")
     parser.add_argument("--osdd", type=Path, default=ROOT / "target/release/osdd")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--size", default="640x360")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -209,16 +212,19 @@ def main() -> None:
     width, height = map(int, args.size.split("x"))
     torch.set_num_threads(args.threads)
     config = json.loads((args.model / "config.json").read_text())
-    model = Nano(config, merged(args.model, config)).eval()
+    # Float32 as it says.
+    torch.backends.cudnn.allow_tf32 = False
+    model = Nano(config, merged(args.model, config)).eval().to(args.device)
 
     # Padded to the model's multiple at the end, as osdd does.
     image = np.random.default_rng(1).integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), np.uint8)
     image = np.kron(image, np.ones((8, 8, 1), np.uint8))[:height, :width]
     x = torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1
     x = F.pad(x, (0, -width % 32, 0, -height % 32), mode="reflect").contiguous(memory_format=torch.channels_last)
+    x = x.to(args.device)
 
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        rounded, x16 = Nano(config, merged(args.model, config)).eval().bfloat16(), x.bfloat16()
+        rounded, x16 = Nano(config, merged(args.model, config)).eval().bfloat16().to(args.device), x.bfloat16()
         runs = {
             "PyTorch eager, channels-last": lambda: model(x),
             "PyTorch eager, channels-last, bfloat16": lambda: rounded(x16),
@@ -226,6 +232,8 @@ def main() -> None:
         expected = model(x)
         differences = {}
         try:
+            if args.device != "cpu":
+                raise ImportError("it is for the CPU")
             import onnx  # noqa: F401
             import onnxruntime
 
@@ -240,19 +248,22 @@ def main() -> None:
         except ImportError as missing:
             print(f"ONNX Runtime left out: {missing}", file=sys.stderr)
         try:
-            compiled = torch.compile(model)
+            compiled, compiled16 = torch.compile(model), torch.compile(rounded)
             compiled(x)
             runs["PyTorch, torch.compile"] = lambda: compiled(x)
+            if args.device != "cpu":
+                compiled16(x16)
+                runs["PyTorch, torch.compile, bfloat16"] = lambda: compiled16(x16)
             differences["PyTorch, torch.compile"] = float((compiled(x) - expected).abs().max())
         except Exception as reason:
             print(f"torch.compile left out: {str(reason).splitlines()[0]}", file=sys.stderr)
 
         Image.fromarray(image).save(Path(folder) / "in.png")
         command = [args.osdd, "deblur", "in.png", "-o", "out.png", "--model", args.model.resolve()]
-        exact = ["--tile", "0", "--precision", "fp32", "--device", "cpu"]
+        exact = ["--tile", "0", "--precision", "fp32", "--device", args.device]
         subprocess.run([*command, "--gamma", "1", "-q", *exact], cwd=folder, check=True)
         ours = np.asarray(Image.open(Path(folder) / "out.png")).astype(int)
-        theirs = ((expected[0, :, :height, :width].clamp(-1, 1) + 1) * 127.5).round().permute(1, 2, 0).numpy().astype(int)
+        theirs = ((expected[0, :, :height, :width].clamp(-1, 1) + 1) * 127.5).round().permute(1, 2, 0).cpu().numpy().astype(int)
         levels = int(np.abs(ours - theirs).max())
         print(f"largest difference to PyTorch in levels of 255: osdd {levels}")
         for name, difference in differences.items():
@@ -265,7 +276,7 @@ def main() -> None:
             for name, run in runs.items():
                 best_of(run, 2)
                 times.setdefault(name, []).append(best_of(run, 8))
-            bench = [args.osdd, "bench", "--model", args.model, "--size", args.size, "--device", "cpu", "--gamma", "1"]
+            bench = [args.osdd, "bench", "--model", args.model, "--size", args.size, "--device", args.device, "--gamma", "1"]
             for tile, precision in ((0, "fp32"), (512, "fp32"), (0, "auto")):
                 output = subprocess.run(
                     [*bench, "--tile", str(tile), "--precision", precision, "--frames", "20", "--rounds", "1", "--json", "-", "-q"],

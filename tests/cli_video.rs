@@ -514,3 +514,19 @@ fn bench_measures_every_kind() {
     let date = report["date"].as_str().unwrap();
     assert!(date.len() == 20 && date.ends_with('Z'), "{date}");
 }
+
+#[test]
+fn bench_needs_no_weights_for_speed_alone() {
+    let folder = folder();
+    let config = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/small_model.json");
+    fs::create_dir(folder.path().join("untrained")).expect("a folder");
+    fs::copy(config, folder.path().join("untrained/config.json")).expect("a copy");
+    let bench = "bench --size 64x48 --frames 8 --rounds 1 --model ./untrained --json -";
+    let output = osdd(&folder, bench);
+    assert!(!output.status.success(), "it has no weights");
+    let output = osdd(&folder, &format!("{bench} --random-weights"));
+    assert!(output.status.success(), "{output:?}");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(report["model"], "./untrained, random weights");
+    assert!(report["sizes"][0]["engine"]["frames_per_second"].as_f64() > Some(0.0));
+}

@@ -201,6 +201,12 @@ pub(crate) struct BenchArgs {
     /// Frame size; may be given several times [default: 640x360]
     #[arg(long, value_name = "WxH")]
     pub size: Vec<Size>,
+    /// 512x512, 640x360, 1280x720, 1920x1080 and 3840x2160
+    #[arg(long, conflicts_with = "size")]
+    pub all: bool,
+    /// Only the configuration of the model, with random weights: for speed alone
+    #[arg(long)]
+    pub random_weights: bool,
     /// Frames per measurement
     #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(8..))]
     pub frames: u32,

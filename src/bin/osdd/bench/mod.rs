@@ -7,6 +7,7 @@
 mod measure;
 mod model;
 mod quiet;
+mod random;
 
 use std::fmt::Write;
 use std::process::{Command, Stdio};
@@ -94,17 +95,29 @@ struct Summary {
     stages: Option<Stages>,
 }
 
-pub(crate) fn run(args: BenchArgs) -> Result<()> {
+/// Of `--all`.
+const SIZES: [(usize, usize); 5] = [(512, 512), (640, 360), (1280, 720), (1920, 1080), (3840, 2160)];
+
+pub(crate) fn run(mut args: BenchArgs) -> Result<()> {
     // Wrong arguments are told here, once, and not by each child.
     args.engine.config(args.gamma, 1.0)?;
-    let sizes = if args.size.is_empty() {
-        vec![Size {
+    let named = std::mem::take(&mut args.size);
+    let sizes = match (args.all, named.is_empty()) {
+        (true, _) => SIZES.map(|(width, height)| Size { width, height }).to_vec(),
+        (false, true) => vec![Size {
             width: 640,
             height: 360,
-        }]
-    } else {
-        args.size.clone()
+        }],
+        (false, false) => named,
     };
+    let model = args.engine.model.clone();
+    let folder = match args.random_weights {
+        true => Some(random::model_like(&model)?),
+        false => None,
+    };
+    if let Some(folder) = &folder {
+        args.engine.model = folder.path().display().to_string();
+    }
     if let Some(measurement) = args.only {
         let sample = match measurement {
             Measurement::Model => serde_json::to_string(&model::run(sizes[0], &args)?)?,
@@ -112,7 +125,10 @@ pub(crate) fn run(args: BenchArgs) -> Result<()> {
         };
         return report::print(&(sample + "\n"));
     }
-    let report = measure_all(&args, &sizes)?;
+    let mut report = measure_all(&args, &sizes)?;
+    if folder.is_some() {
+        report.model = format!("{model}, random weights");
+    }
     let to_stdout = args.json.as_deref().is_some_and(|path| path.as_os_str() == "-");
     if let Some(path) = &args.json {
         report::write_json(path, &report)?;
