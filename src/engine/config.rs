@@ -12,7 +12,8 @@ pub struct EngineConfig {
     pub precision: Precision,
     /// Largest side of a tile in pixels, a multiple of 64; 0 takes the whole frame. `None` leaves it to the engine: 2048 where
     /// larger tiles save time and their memory is to be had, which is for models like `nano` and `small` on a GPU, and where they
-    /// are fused for the CPU's caches; else 512, also where tiles may be reused or skipped.
+    /// are fused for the CPU's caches; else 512 on a CPU, and on a GPU frames of up to a megapixel as a whole and
+    /// tiles of 768 above. 512 also where tiles may be reused or skipped.
     pub tile_size: Option<usize>,
     /// Overlap of neighbouring tiles in pixels. With 128, `nano`'s tiles match the whole frame to within 1/255.
     pub tile_overlap: usize,
@@ -33,9 +34,13 @@ pub struct EngineConfig {
     pub strength: f64,
 }
 
-/// Tiles of an engine that is told nothing.
+/// Tiles of an engine that is told nothing: where each is to be small, on a GPU, and where large ones cost little.
 const LEAST_AUTO_TILE: usize = 512;
+const GPU_AUTO_TILE: usize = 768;
 const LARGE_AUTO_TILE: usize = 2048;
+
+/// Pixels of a frame that then goes through a GPU as a whole: tiles of a model at the paper's scale would compute half as much again.
+const GPU_WHOLE_FRAME: usize = 1 << 20;
 
 impl Default for EngineConfig {
     fn default() -> Self {
@@ -56,14 +61,20 @@ impl Default for EngineConfig {
 }
 
 impl EngineConfig {
-    /// Largest side of a tile in pixels, 0 for the whole frame, for a model that is to have large tiles or not.
-    pub fn resolved_tile_size(&self, large_tiles: bool) -> usize {
-        self.tile_size.unwrap_or(
-            match large_tiles && self.reuse_threshold == 0.0 && self.skip_sharp == 0.0 {
-                true => LARGE_AUTO_TILE,
-                false => LEAST_AUTO_TILE,
-            },
-        )
+    /// Largest side of a tile in pixels, 0 for the whole frame, for a model that is to have large tiles or not, on a GPU or not.
+    pub fn resolved_tile_size(&self, large_tiles: bool, gpu: bool) -> usize {
+        let each_counts = self.reuse_threshold > 0.0 || self.skip_sharp > 0.0;
+        self.tile_size.unwrap_or(match (each_counts, large_tiles, gpu) {
+            (true, ..) | (false, false, false) => LEAST_AUTO_TILE,
+            (false, true, _) => LARGE_AUTO_TILE,
+            (false, false, true) => GPU_AUTO_TILE,
+        })
+    }
+
+    /// Pixels up to which a frame is one tile, whatever the size of others.
+    pub(crate) fn whole_frame(&self, large_tiles: bool, gpu: bool) -> usize {
+        let adaptive = self.tile_size.is_none() && self.resolved_tile_size(large_tiles, gpu) == GPU_AUTO_TILE;
+        if adaptive { GPU_WHOLE_FRAME } else { 0 }
     }
 
     /// Checks every setting against its legal range.

@@ -23,17 +23,18 @@ pub(super) struct Cut {
     pub overlap: usize,
     /// Tiles that run together.
     pub batch: usize,
+    /// Pixels up to which a frame is one tile all the same.
+    pub whole_frame: usize,
 }
 
 impl Cut {
     /// As the caller asks for.
     pub fn new(config: &EngineConfig, large_tiles: bool, device: Device) -> Self {
-        let auto = match device {
-            Device::Cpu => 1,
-            _ => AUTO_BATCH_CUDA,
-        };
+        let gpu = device != Device::Cpu;
+        let auto = if gpu { AUTO_BATCH_CUDA } else { 1 };
         Cut {
-            tile_size: config.resolved_tile_size(large_tiles),
+            tile_size: config.resolved_tile_size(large_tiles, gpu),
+            whole_frame: config.whole_frame(large_tiles, gpu),
             overlap: config.tile_overlap,
             batch: match config.tile_batch {
                 0 => auto,
@@ -57,6 +58,7 @@ impl Cut {
             tile_size: half,
             overlap: self.overlap.min(half / multiple / 2 * multiple),
             batch,
+            whole_frame: 0,
         })
     }
 
@@ -75,7 +77,11 @@ impl Cut {
     ) -> Result<(TileGrid, Self)> {
         let mut cut = self;
         loop {
-            let grid = TileGrid::new(width, height, cut.tile_size, cut.overlap, multiple)?;
+            let tile_size = match width * height <= cut.whole_frame {
+                true => 0,
+                false => cut.tile_size,
+            };
+            let grid = TileGrid::new(width, height, tile_size, cut.overlap, multiple)?;
             let Some(budget) = budget else {
                 return Ok((grid, cut));
             };
@@ -133,5 +139,38 @@ mod tests {
         let least = cut(100.0, || Some(26 << 20)).unwrap();
         assert_eq!((least.tile_size, least.overlap), (128, 16));
         assert_eq!(cut(100.0, || Some(0)).unwrap(), least, "it may do");
+    }
+
+    #[test]
+    fn on_a_gpu_frames_up_to_a_megapixel_are_one_tile_of_a_large_model() {
+        let config = EngineConfig::default();
+        let tiles = |config: &EngineConfig, device, width, height| {
+            let cut = Cut::new(config, false, device);
+            let (grid, cut) = cut.fitted(width, height, 64, None, FRAMES).unwrap();
+            ((grid.tile_width(), grid.tile_height(), grid.len()), cut)
+        };
+        let gpu = Device::Cuda(0);
+        assert_eq!(tiles(&config, gpu, 1280, 720).0, (1280, 768, 1));
+        let (_, cut) = tiles(&config, gpu, 1280, 720);
+        // After memory has run out it is no more.
+        let grid = TileGrid::new(1280, 720, 0, cut.overlap, 64).unwrap();
+        let smaller = cut.smaller(&grid, 64).unwrap();
+        assert_eq!((smaller.tile_size, smaller.whole_frame), (640, 0));
+        // Rectangles of 0.4 to 0.6 megapixels above.
+        for (width, height, count) in [(1920, 1080, 6), (3840, 2160, 24)] {
+            let ((tile_width, tile_height, tiles), _) = tiles(&config, gpu, width, height);
+            let pixels = tile_width * tile_height;
+            assert!(
+                (400_000..=600_000).contains(&pixels),
+                "{tile_width}x{tile_height}"
+            );
+            assert_eq!(tiles, count);
+        }
+        assert_eq!(tiles(&config, Device::Cpu, 1280, 720).0.2, 6);
+        let asked = EngineConfig {
+            tile_size: Some(512),
+            ..EngineConfig::default()
+        };
+        assert_eq!(tiles(&asked, gpu, 1280, 720).0.2, 6);
     }
 }

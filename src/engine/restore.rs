@@ -91,7 +91,7 @@ impl<P: Picture> Restorer<P> {
                 model: config.model.clone(),
                 device,
                 precision,
-                tile_size: config.resolved_tile_size(large_tiles),
+                tile_size: config.resolved_tile_size(large_tiles, torch_device.is_cuda()),
             },
             config: shared.config().clone(),
             weights,

@@ -116,7 +116,7 @@ pub(crate) struct RuntimeArgs {
     #[arg(long, default_value = "auto")]
     pub precision: Precision,
     /// Largest side of a tile in pixels, a multiple of 64; 0 takes the whole frame [default: 2048 for nano and small,
-    /// else 512]
+    /// else 512, on a GPU 768 and frames up to a megapixel as a whole]
     #[arg(long, value_name = "PX")]
     pub tile: Option<usize>,
     /// Overlap of neighbouring tiles in pixels

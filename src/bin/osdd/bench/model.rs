@@ -53,7 +53,7 @@ pub(super) fn run(size: Size, args: &BenchArgs) -> Result<ModelSample> {
     let merged = EndPoints::new(&weights, place, kind, Keep::EndPoints)?.merged(args.gamma)?;
     let params = Params::new(merged.tensors()).with_products(arithmetic.products);
     let model = OsddModel::new(&params, &weights.config)?;
-    let side = |pixels: usize| match config.resolved_tile_size(arithmetic.large_tiles) {
+    let side = |pixels: usize| match config.resolved_tile_size(arithmetic.large_tiles, place.is_cuda()) {
         0 => pixels,
         tile => pixels.min(tile),
     };
