@@ -123,7 +123,7 @@ impl Conv2d {
         };
         self.fused(Operand::Activated(norm, x), arrangement, None)
             .unwrap_or_else(|| {
-                let y = self.forward(&norm.forward(x).silu());
+                let y = self.forward(&norm.forward_silu(x));
                 if patch == 1 { y } else { unpatchify(&y, patch) }
             })
     }

@@ -37,6 +37,25 @@ impl ImageNorm {
     }
 
     pub fn forward(&self, x: &Tensor) -> Tensor {
+        self.on_gpu(x, false).unwrap_or_else(|| self.by_libtorch(x))
+    }
+
+    /// The norm's SiLU.
+    pub fn forward_silu(&self, x: &Tensor) -> Tensor {
+        self.on_gpu(x, true).unwrap_or_else(|| self.by_libtorch(x).silu())
+    }
+
+    /// By kernels of our own, where there are some.
+    fn on_gpu(&self, x: &Tensor, silu: bool) -> Option<Tensor> {
+        match self.kind {
+            NormKind::Group { num_groups } => {
+                super::cuda::group_norm(x, num_groups, [&self.weight, &self.bias], self.eps, silu)
+            }
+            NormKind::Channel => None,
+        }
+    }
+
+    fn by_libtorch(&self, x: &Tensor) -> Tensor {
         let (weight, bias) = (Some(&self.weight), Some(&self.bias));
         match self.kind {
             NormKind::Group { num_groups } => x.group_norm(num_groups, weight, bias, self.eps, false),

@@ -48,7 +48,7 @@ impl ResnetBlock2D {
 
     /// `x` `[B, in, H, W]`, `skip` `[B, skip_channels, H, W]`, `temb` `[1, temb_channels]`; gives `[B, out, H, W]`.
     pub fn forward(&self, x: &Tensor, skip: Option<&Tensor>, temb: Option<&Tensor>) -> Tensor {
-        let mut h = self.norm1.forward(x).silu();
+        let mut h = self.norm1.forward_silu(x);
         if let Some(skip) = skip {
             h = Tensor::cat(&[&h, skip], 1);
         }
@@ -56,7 +56,7 @@ impl ResnetBlock2D {
             (Some(proj), Some(temb)) => self.conv1.forward_shifted(&h, &proj.forward(&temb.silu())),
             _ => self.conv1.forward(&h),
         };
-        h = self.conv2.forward(&self.norm2.forward(&h).silu());
+        h = self.conv2.forward(&self.norm2.forward_silu(&h));
         match (&self.conv_shortcut, skip) {
             (Some(shortcut), Some(skip)) => h + shortcut.forward(&Tensor::cat(&[x, skip], 1)),
             (Some(shortcut), None) => h + shortcut.forward(x),

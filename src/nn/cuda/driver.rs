@@ -113,7 +113,7 @@ pub(super) struct Module {
     index: usize,
     context: Handle,
     multiprocessors: c_int,
-    functions: Vec<Handle>,
+    functions: Vec<(Kernel, Handle)>,
 }
 
 // SAFETY: handles of the driver's that any thread may use.
@@ -125,7 +125,12 @@ impl Module {
     ///
     /// # Errors
     /// What is missing, or what the compiler says.
-    pub fn compile(device: usize, source: &str, defines: &[String]) -> Result<Self, String> {
+    pub fn compile(
+        device: usize,
+        source: &str,
+        defines: &[String],
+        kernels: &[Kernel],
+    ) -> Result<Self, String> {
         let driver = DRIVER.as_ref().ok_or("no CUDA driver")?;
         let index = device;
         let (number, mut device, mut context) = (index as c_int, 0, ptr::null_mut());
@@ -150,12 +155,12 @@ impl Module {
             (driver.cuModuleLoadData)(&raw mut module, binary.as_ptr().cast())
         })?;
         // Those of gradients may have been left out.
-        let functions = Kernel::ALL.iter().map_while(|kernel| {
+        let functions = kernels.iter().filter_map(|&kernel| {
             let mut function = ptr::null_mut();
             // SAFETY: the module is loaded and stays.
             let code =
                 unsafe { (driver.cuModuleGetFunction)(&raw mut function, module, kernel.name().as_ptr()) };
-            (code == 0).then_some(function)
+            (code == 0).then_some((kernel, function))
         });
         Ok(Module {
             driver,
@@ -179,8 +184,8 @@ impl Launch for Module {
         threads: u32,
         arguments: &mut [*mut c_void],
     ) -> Result<(), String> {
-        let function = self.functions.get(kernel as usize);
-        let function = *function.ok_or_else(|| format!("{kernel:?} was not compiled"))?;
+        let function = self.functions.iter().find(|(of, _)| *of == kernel);
+        let (_, function) = *function.ok_or_else(|| format!("{kernel:?} was not compiled"))?;
         let _entered = Entered::new(self.driver, self.context)?;
         // After what libtorch was asked for on this thread.
         let stream = device::current_stream(self.index);

@@ -1,4 +1,4 @@
-// The kernels of gated.cu as ordinary functions, for tests on machines without a GPU: the threads of a block, and what a group
+// The kernels of gated.cu, or with GROUP_NORM those of group_norm.cu, as ordinary functions, for tests on machines without a GPU: the threads of a block, and what a group
 // of them tells each other, on threads of the CPU.
 
 #include <algorithm>
@@ -38,6 +38,9 @@ static void bfloat16_of(unsigned short& n, float x) {
 
 static float rsqrtf(float x) { return 1 / std::sqrt(x); }
 
+#ifndef GROUP
+#define GROUP 1
+#endif
 constexpr int kGroup = GROUP;
 
 // Where the threads of each group meet.
@@ -57,7 +60,12 @@ static float __shfl_xor_sync(unsigned, float value, int step, int) {
   return other;
 }
 
+#include "numbers.cu"
+#ifdef GROUP_NORM
+#include "group_norm.cu"
+#else
 #include "gated.cu"
+#endif
 
 template <typename Work>
 static void run(unsigned blocks, unsigned threads, bool together, Work work) {
@@ -88,6 +96,12 @@ static void start(void (*kernel)(Arguments...), bool together, unsigned blocks, 
 
 extern "C" int osdd_emulated(const char* name, unsigned blocks, unsigned threads, void** from) {
   const std::string kernel = name;
+#ifdef GROUP_NORM
+  if (kernel == "channel_sums") start(channel_sums, false, blocks, threads, from);
+  else if (kernel == "group_scales") start(group_scales, false, blocks, threads, from);
+  else if (kernel == "scale_shift") start(scale_shift, false, blocks, threads, from);
+  else if (kernel == "scale_shift_silu") start(scale_shift_silu, false, blocks, threads, from);
+#else
   if (kernel == "channel_norm") start(channel_norm, true, blocks, threads, from);
   else if (kernel == "channel_norm_backward") start(channel_norm_backward, true, blocks, threads, from);
   else if (kernel == "gate_depthwise") start(gate_depthwise, false, blocks, threads, from);
@@ -95,6 +109,7 @@ extern "C" int osdd_emulated(const char* name, unsigned blocks, unsigned threads
   else if (kernel == "depthwise_backward") start(depthwise_backward, false, blocks, threads, from);
   else if (kernel == "gate") start(gate, false, blocks, threads, from);
   else if (kernel == "gate_backward") start(gate_backward, false, blocks, threads, from);
+#endif
   else return 1;
   return 0;
 }

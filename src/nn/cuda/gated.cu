@@ -3,7 +3,7 @@
 // Compiled when a block is first met, for its
 //   WIDTH  channels, a multiple of 8
 //   EPS    added to a norm's variance
-//   BF16   1 where maps and parameters are bfloat16, 0 for float32
+//   BF16   see numbers.cu
 //   GROUP  threads to a pixel in the norms, a power of two up to 32
 //   BACKWARD  1 for the kernels of gradients too
 //   STRIP  rows that a thread walks down in the depthwise convolutions
@@ -11,51 +11,6 @@
 //          columns, so that the first-level cache gives all but one of the three columns that each needs
 // Sums are float32. What a kernel adds up over pixels, for gradients of parameters, it leaves in rows, one for each of its
 // walkers; the caller adds the rows.
-
-#if BF16
-typedef unsigned short Number;
-#else
-typedef float Number;
-#endif
-
-__device__ inline float widened(Number n) {
-#if BF16
-  return __uint_as_float((unsigned)n << 16);
-#else
-  return n;
-#endif
-}
-
-__device__ inline Number rounded(float x) {
-#if BF16
-  Number n;
-  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(n) : "f"(x));
-  return n;
-#else
-  return x;
-#endif
-}
-
-// Neighbouring channels of a pixel, read and written in one piece.
-template <int N>
-struct alignas(N * sizeof(Number)) Piece {
-  Number number[N];
-};
-
-template <int N>
-__device__ inline void read(const Number* from, float (&to)[N]) {
-  const Piece<N> piece = *reinterpret_cast<const Piece<N>*>(from);
-#pragma unroll
-  for (int i = 0; i < N; i++) to[i] = widened(piece.number[i]);
-}
-
-template <int N>
-__device__ inline void write(Number* to, const float (&from)[N]) {
-  Piece<N> piece;
-#pragma unroll
-  for (int i = 0; i < N; i++) piece.number[i] = rounded(from[i]);
-  *reinterpret_cast<Piece<N>*>(to) = piece;
-}
 
 // ---- norms: a pixel is the work of GROUP threads ----
 

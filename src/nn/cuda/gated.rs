@@ -45,7 +45,7 @@ impl Parameters {
 }
 
 /// Without gaps and at an address from which the kernels can read their pieces: parameters in training are parts of one buffer.
-fn aligned(x: &Tensor) -> Tensor {
+pub(super) fn aligned(x: &Tensor) -> Tensor {
     let x = x.contiguous();
     match (x.data_ptr() as usize).is_multiple_of(ALIGNMENT) {
         true => x,

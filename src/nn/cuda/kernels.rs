@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::driver::{Module, OUT_OF_MEMORY};
 
-const SOURCE: &str = include_str!("gated.cu");
+const SOURCE: &str = concat!(include_str!("numbers.cu"), include_str!("gated.cu"));
 
 /// Threads of a block in the norms.
 const NORM_THREADS: i64 = 128;
@@ -34,11 +34,15 @@ pub(super) enum Kernel {
     GateDepthwiseBackward,
     DepthwiseBackward,
     GateBackward,
+    ChannelSums,
+    GroupScales,
+    ScaleShift,
+    ScaleShiftSilu,
 }
 
 impl Kernel {
-    /// The last four are there only for gradients.
-    pub const ALL: [Kernel; 7] = [
+    /// Of the gated block; the last four are there only for gradients.
+    const GATED: [Kernel; 7] = [
         Kernel::ChannelNorm,
         Kernel::GateDepthwise,
         Kernel::Gate,
@@ -57,6 +61,10 @@ impl Kernel {
             Kernel::DepthwiseBackward => c"depthwise_backward",
             Kernel::Gate => c"gate",
             Kernel::GateBackward => c"gate_backward",
+            Kernel::ChannelSums => c"channel_sums",
+            Kernel::GroupScales => c"group_scales",
+            Kernel::ScaleShift => c"scale_shift",
+            Kernel::ScaleShiftSilu => c"scale_shift_silu",
         }
     }
 }
@@ -79,7 +87,7 @@ pub(super) trait Launch: Send + Sync {
 }
 
 /// An argument of a kernel.
-enum Argument {
+pub(super) enum Argument {
     Pointer(*mut c_void),
     Pixels(i64),
     Size([i32; 3]),
@@ -160,21 +168,13 @@ impl Kernels {
         if let Some(kernels) = made.get(&key) {
             return *kernels;
         }
-        let kernels = match Module::compile(index, SOURCE, &Self::defines(width, eps, bf16, backward)) {
-            Ok(module) => {
-                let kernels: &Kernels = Box::leak(Box::new(Kernels::new(width, Box::new(module))));
-                Some(kernels)
-            }
+        let defines = Self::defines(width, eps, bf16, backward);
+        let Ok(module) = compiled(index, SOURCE, &defines, &Kernel::GATED) else {
             // There may be memory the next time.
-            Err(reason) if reason.contains(OUT_OF_MEMORY) => return None,
-            Err(reason) => {
-                static ONCE: Once = Once::new();
-                ONCE.call_once(|| {
-                    tracing::warn!("no kernels of our own, libtorch's slower layers serve: {reason}");
-                });
-                None
-            }
+            return None;
         };
+        let kernels =
+            module.map(|module| -> &Kernels { Box::leak(Box::new(Kernels::new(width, Box::new(module)))) });
         made.insert(key, kernels);
         kernels
     }
@@ -401,24 +401,49 @@ impl Kernels {
         Tensor::empty([like.size()[0], times * self.width], (like.kind(), like.device()))
     }
 
-    fn launch<const N: usize>(
-        &self,
-        kernel: Kernel,
-        blocks: i64,
-        threads: i64,
-        mut arguments: [Argument; N],
-    ) {
-        let mut pointers = arguments.each_mut().map(|argument| match argument {
-            Argument::Pointer(pointer) => (&raw mut *pointer).cast::<c_void>(),
-            Argument::Pixels(pixels) => (&raw mut *pixels).cast(),
-            Argument::Size(size) => (&raw mut *size).cast(),
-        });
-        let launched = self
-            .launcher
-            .launch(kernel, blocks as u32, threads as u32, &mut pointers);
-        // As libtorch's own failures do here; the engine turns both into errors.
-        launched.unwrap_or_else(|reason| panic!("{reason}"));
+    fn launch<const N: usize>(&self, kernel: Kernel, blocks: i64, threads: i64, arguments: [Argument; N]) {
+        launch(&*self.launcher, kernel, blocks, threads, arguments);
     }
+}
+
+/// Compiles a source; `None`, with a warning the first time, where that cannot be done.
+///
+/// # Errors
+/// There is no memory at present.
+pub(super) fn compiled(
+    index: usize,
+    source: &str,
+    defines: &[String],
+    kernels: &[Kernel],
+) -> Result<Option<Module>, String> {
+    match Module::compile(index, source, defines, kernels) {
+        Ok(module) => Ok(Some(module)),
+        Err(reason) if reason.contains(OUT_OF_MEMORY) => Err(reason),
+        Err(reason) => {
+            static ONCE: Once = Once::new();
+            ONCE.call_once(|| {
+                tracing::warn!("no kernels of our own, libtorch's slower layers serve: {reason}");
+            });
+            Ok(None)
+        }
+    }
+}
+
+/// Runs a kernel. A failure is a panic, as libtorch's own are here; the engine turns both into errors.
+pub(super) fn launch<const N: usize>(
+    launcher: &dyn Launch,
+    kernel: Kernel,
+    blocks: i64,
+    threads: i64,
+    mut arguments: [Argument; N],
+) {
+    let mut pointers = arguments.each_mut().map(|argument| match argument {
+        Argument::Pointer(pointer) => (&raw mut *pointer).cast::<c_void>(),
+        Argument::Pixels(pixels) => (&raw mut *pixels).cast(),
+        Argument::Size(size) => (&raw mut *size).cast(),
+    });
+    let launched = launcher.launch(kernel, blocks as u32, threads as u32, &mut pointers);
+    launched.unwrap_or_else(|reason| panic!("{reason}"));
 }
 
 /// Threads that share a pixel: as many as it has eighths of channels, in powers of two, at most a warp.

@@ -2,14 +2,17 @@
 //!
 //! libtorch computes a gated block as some twenty passes over its maps, and most of their time is reading and writing them. Here
 //! the matrix products are libtorch's, and everything between them is one kernel each (`gated.cu`), forward and backward.
+//! Group normalisation with SiLU reads its map twice and writes it once (`group_norm.cu`).
 //! Kernels are compiled by NVRTC when a width is first met; where that is not to be had, libtorch's layers serve.
 
 mod driver;
 mod function;
 mod gated;
+mod group_norm;
 mod kernels;
 
 pub(super) use function::forward;
+pub(super) use group_norm::group_norm;
 
 #[cfg(all(test, libtorch_headers))]
 mod tests {
@@ -21,6 +24,7 @@ mod tests {
 
     use super::function::differentiable;
     use super::gated;
+    use super::group_norm::GroupNorm;
     use super::kernels::{Kernel, Kernels, Launch};
     use crate::device;
     use crate::nn::{BlockShape, GatedBlock2D, Initializer, NormKind, Params, TensorMap, channels_last};
@@ -29,13 +33,13 @@ mod tests {
     struct Emulated(unsafe extern "C" fn(*const c_char, c_uint, c_uint, *mut *mut c_void) -> c_int);
 
     impl Emulated {
-        fn new(width: i64, bf16: bool) -> Self {
+        fn new(defines: Vec<String>) -> Self {
             let folder = tempfile::tempdir().unwrap();
             let library = folder.path().join("kernels.so");
             let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/nn/cuda/emulator.cpp");
             let mut compiler = Command::new("c++");
             compiler.args(["-std=c++20", "-O2", "-shared", "-fPIC", "-pthread", "-w"]);
-            compiler.args(Kernels::defines(width, 1e-6, bf16, true));
+            compiler.args(defines);
             assert!(
                 compiler
                     .arg(source)
@@ -168,7 +172,8 @@ mod tests {
             (272, [1, 17, 6], Kind::Float, 1e-5),
             (24, [1, 16, 9], Kind::BFloat16, 2e-2),
         ] {
-            let kernels = Kernels::new(width, Box::new(Emulated::new(width, kind == Kind::BFloat16)));
+            let defines = Kernels::defines(width, 1e-6, kind == Kind::BFloat16, true);
+            let kernels = Kernels::new(width, Box::new(Emulated::new(defines)));
             let kernels: &'static Kernels = Box::leak(Box::new(kernels));
             let (inputs, block, above) = case(width, size, kind);
             // What libtorch makes of it in float32.
@@ -190,6 +195,65 @@ mod tests {
             }
             let _no_grad = tch::no_grad_guard();
             assert_eq!(gated::output(kernels, &inputs), output.detach());
+        }
+    }
+
+    /// Maps with values far from zero, as those of autoencoders are, and a norm's parameters.
+    fn norm_case(width: i64, [batch, height, columns]: [i64; 3], kind: Kind) -> [Tensor; 3] {
+        tch::manual_seed(width);
+        let random = |size: &[i64]| Tensor::randn(size, (Kind::Float, Device::Cpu));
+        let maps = random(&[batch, width, height, columns]) * 2.0 + random(&[batch, width, 1, 1]) * 3.0;
+        let [x, weight, bias] = [channels_last(&maps), random(&[width]), random(&[width])];
+        [x, weight, bias].map(|t| t.to_kind(kind))
+    }
+
+    /// What libtorch makes of it in float32.
+    fn normed([x, weight, bias]: &[Tensor; 3], groups: i64, silu: bool) -> Tensor {
+        let [x, weight, bias] = [x, weight, bias].map(|t| t.to_kind(Kind::Float));
+        let y = x.group_norm(groups, Some(weight), Some(bias), 1e-6, false);
+        if silu { y.silu() } else { y }
+    }
+
+    #[test]
+    fn kernels_compute_group_norms() {
+        // Groups of 4 and of 10 channels, which are no whole pieces, and of 32; more pixels than threads and fewer.
+        for (width, groups, size, kind, most) in [
+            (128, 32, [2, 33, 17], Kind::Float, 1e-5),
+            (320, 32, [1, 5, 7], Kind::Float, 1e-5),
+            (64, 2, [3, 1, 1], Kind::Float, 1e-5),
+            (2560, 32, [1, 3, 2], Kind::Float, 1e-5),
+            (128, 32, [1, 24, 24], Kind::BFloat16, 5e-3),
+        ] {
+            let mut defines = GroupNorm::defines(width, groups, 1e-6, kind == Kind::BFloat16);
+            defines.push("-DGROUP_NORM".into());
+            let kernels = GroupNorm::new(width, Box::new(Emulated::new(defines)));
+            let case = norm_case(width, size, kind);
+            for silu in [false, true] {
+                let expected = normed(&case, groups, silu);
+                let output = kernels.forward(&case[0], &case[1], &case[2], silu);
+                assert_eq!((output.size(), output.kind()), (expected.size(), kind));
+                assert!(output.permute([0, 2, 3, 1]).is_contiguous(), "channels-last");
+                let error = relative(&output, &expected);
+                assert!(error < most, "{width} {kind:?}, SiLU {silu}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_gpu_computes_group_norms() {
+        let Ok((_, gpu)) = device::resolve(device::Device::Cuda(0)) else {
+            eprintln!("left out: there is no GPU");
+            return;
+        };
+        for (width, kind, most) in [(128, Kind::Float, 1e-5), (320, Kind::BFloat16, 5e-3)] {
+            let case = norm_case(width, [2, 120, 67], kind);
+            let [x, weight, bias] = [0, 1, 2].map(|i| case[i].to_device(gpu));
+            for silu in [false, true] {
+                let output = super::group_norm(&x, 32, [&weight, &bias], 1e-6, silu);
+                let output = output.expect("NVRTC and the driver are there");
+                let error = relative(&output.to_device(Device::Cpu), &normed(&case, 32, silu));
+                assert!(error < most, "{width} {kind:?}, SiLU {silu}: {error}");
+            }
         }
     }
 
