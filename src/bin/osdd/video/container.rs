@@ -77,6 +77,8 @@ impl Container {
             encoder.set_property("cpu-used", 4_i32);
             encoder.set_property("row-mt", true);
             encoder.set_property("threads", threads.min(16) as i32);
+            // At the end of the stream vp9enc (GStreamer 1.22) forgets frames that it has kept to look ahead.
+            encoder.set_property("lag-in-frames", 0_i32);
             // Frames of variable rate may lie closer than one over the nominal rate.
             encoder.set_property("timebase", gst::Fraction::new(1, 90_000));
             return Ok(encoder);
