@@ -1,12 +1,11 @@
 //! What tests see of a GPU where there is none: `fake_gpu.cpp`.
 
-use std::ffi::{CStr, CString, c_void};
-use std::path::Path;
-use std::process::Command;
+use std::ffi::c_void;
 
 use once_cell::sync::Lazy;
 
 use crate::device;
+use crate::test_library::TestLibrary;
 
 /// Libtorch's allocator and streams for GPUs, which only count, for all tests of this process.
 pub struct FakeGpu {
@@ -33,47 +32,21 @@ impl FakeGpu {
     }
 
     fn install() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let library = folder.path().join("fake_gpu.so");
-        let mut compiler = Command::new("c++");
-        compiler.args([
-            "-std=c++20",
-            "-O1",
-            "-shared",
-            "-fPIC",
-            "-w",
-            "-I",
-            env!("OSDD_LIBTORCH_INCLUDE"),
-        ]);
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/fake_gpu.cpp");
-        assert!(
-            compiler
-                .arg(source)
-                .arg("-o")
-                .arg(&library)
-                .status()
-                .unwrap()
-                .success()
-        );
-        let path = CString::new(library.to_str().unwrap()).unwrap();
-        // SAFETY: a library that was just built, with functions as declared; it is never unloaded.
+        type Take = extern "C" fn(i64);
+        type Tell = extern "C" fn() -> i64;
+        let include = ["-I", env!("OSDD_LIBTORCH_INCLUDE")].map(String::from);
+        let library = TestLibrary::build("src/fake_gpu.cpp", &include);
+        // SAFETY: functions as declared there.
         unsafe {
-            let library = libc::dlopen(path.as_ptr(), libc::RTLD_NOW);
-            assert!(!library.is_null(), "{:?}", CStr::from_ptr(libc::dlerror()));
-            let find = |name: &CStr| {
-                let found = libc::dlsym(library, name.as_ptr());
-                assert!(!found.is_null(), "{name:?}");
-                found
-            };
-            type Take = extern "C" fn(i64);
-            type Tell = extern "C" fn() -> i64;
-            let install = std::mem::transmute::<*mut c_void, Take>(find(c"fake_gpu_install"));
+            let install = std::mem::transmute::<*mut c_void, Take>(library.find(c"fake_gpu_install"));
             install(Self::TOTAL as i64);
             FakeGpu {
-                take: std::mem::transmute::<*mut c_void, Take>(find(c"fake_gpu_take")),
-                reserved: std::mem::transmute::<*mut c_void, Tell>(find(c"fake_gpu_reserved")),
-                synchronized: std::mem::transmute::<*mut c_void, Tell>(find(c"fake_gpu_synchronized")),
-                lose: std::mem::transmute::<*mut c_void, Take>(find(c"fake_gpu_lose")),
+                take: std::mem::transmute::<*mut c_void, Take>(library.find(c"fake_gpu_take")),
+                reserved: std::mem::transmute::<*mut c_void, Tell>(library.find(c"fake_gpu_reserved")),
+                synchronized: std::mem::transmute::<*mut c_void, Tell>(
+                    library.find(c"fake_gpu_synchronized"),
+                ),
+                lose: std::mem::transmute::<*mut c_void, Take>(library.find(c"fake_gpu_lose")),
             }
         }
     }

@@ -16,6 +16,8 @@ mod memory;
 pub mod metrics;
 pub mod model;
 pub mod nn;
+#[cfg(all(test, libtorch_headers))]
+mod test_library;
 pub mod tile;
 pub mod train;
 pub mod weights;

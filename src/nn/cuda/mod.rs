@@ -16,9 +16,7 @@ pub(super) use group_norm::group_norm;
 
 #[cfg(all(test, libtorch_headers))]
 mod tests {
-    use std::ffi::{CString, c_char, c_int, c_uint, c_void};
-    use std::path::Path;
-    use std::process::Command;
+    use std::ffi::{c_char, c_int, c_uint, c_void};
 
     use tch::{Device, Kind, Tensor};
 
@@ -28,39 +26,22 @@ mod tests {
     use super::kernels::{Kernel, Kernels, Launch};
     use crate::device;
     use crate::nn::{BlockShape, GatedBlock2D, Initializer, NormKind, Params, TensorMap, channels_last};
+    use crate::test_library::TestLibrary;
 
     /// The kernels as functions of the CPU.
     struct Emulated(unsafe extern "C" fn(*const c_char, c_uint, c_uint, *mut *mut c_void) -> c_int);
 
     impl Emulated {
         fn new(defines: Vec<String>) -> Self {
-            let folder = tempfile::tempdir().unwrap();
-            let library = folder.path().join("kernels.so");
-            let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/nn/cuda/emulator.cpp");
-            let mut compiler = Command::new("c++");
-            compiler.args(["-std=c++20", "-O2", "-shared", "-fPIC", "-pthread", "-w"]);
-            compiler.args(defines);
-            assert!(
-                compiler
-                    .arg(source)
-                    .arg("-o")
-                    .arg(&library)
-                    .status()
-                    .unwrap()
-                    .success()
-            );
-            let path = CString::new(library.to_str().unwrap()).unwrap();
-            // SAFETY: a library that was just built; it is never unloaded.
-            unsafe {
-                let library = libc::dlopen(path.as_ptr(), libc::RTLD_NOW);
-                assert!(!library.is_null());
-                let function = libc::dlsym(library, c"osdd_emulated".as_ptr());
-                assert!(!function.is_null());
-                Emulated(std::mem::transmute::<
+            let library = TestLibrary::build("src/nn/cuda/emulator.cpp", &defines);
+            let function = library.find(c"osdd_emulated");
+            // SAFETY: as declared there.
+            Emulated(unsafe {
+                std::mem::transmute::<
                     *mut c_void,
                     unsafe extern "C" fn(*const c_char, c_uint, c_uint, *mut *mut c_void) -> c_int,
-                >(function))
-            }
+                >(function)
+            })
         }
     }
 

@@ -1,7 +1,7 @@
 //! GStreamer's library for CUDA (1.22 and later) and the driver, found at run time: the same plugin works without them.
 //!
 //! There are no Rust bindings for the library. What is declared here is of its interface since 1.22; of its structures, the
-//! context of a memory is the only field that is read.
+//! contexts of a memory and of a pool are the only fields that are read.
 
 use std::ffi::{c_int, c_uint, c_void};
 
