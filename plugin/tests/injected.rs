@@ -70,16 +70,32 @@ fn in_child(test: &str) -> bool {
     false
 }
 
+/// A function in `faults.cpp`.
+fn symbol(name: &CStr) -> *mut c_void {
+    // SAFETY: looks a name up.
+    let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+    assert!(!address.is_null(), "faults.cpp is not in this process");
+    address
+}
+
 /// From now on `times` calls of one of libtorch's functions throw `text`, after the next `after` of them.
 fn inject(function: &CStr, after: u64, times: u64, text: &CStr) {
     type Inject = unsafe extern "C" fn(*const c_char, u64, u64, *const c_char);
-    // SAFETY: the function in `faults.cpp` has this type, and copies what it is given.
+    // SAFETY: the function has this type, and copies what it is given.
     unsafe {
-        let address = libc::dlsym(libc::RTLD_DEFAULT, c"osdd_inject_fault".as_ptr());
-        assert!(!address.is_null(), "faults.cpp is not in this process");
-        let inject = std::mem::transmute::<*mut c_void, Inject>(address);
+        let inject = std::mem::transmute::<*mut c_void, Inject>(symbol(c"osdd_inject_fault"));
         inject(function.as_ptr(), after, times, text.as_ptr());
     }
+}
+
+/// From now on the system gives so many threads at a time beside those that there are.
+fn limit_threads(more: i64) {
+    // SAFETY: the function has this type.
+    let limit = unsafe {
+        std::mem::transmute::<*mut c_void, unsafe extern "C" fn(i64)>(symbol(c"osdd_limit_threads"))
+    };
+    // SAFETY: it takes any number.
+    unsafe { limit(more) };
 }
 
 /// Nothing throws any more.
@@ -327,6 +343,37 @@ fn memory_that_stays_short_is_one_error_and_the_next_start_is_clean() {
             assert!(error.message().contains("tile-size"), "{error}");
         }
         mend();
+        stream.check_works();
+    }
+}
+
+#[test]
+fn where_there_are_no_more_threads_it_does_with_those_or_is_one_error() {
+    if !in_child("where_there_are_no_more_threads_it_does_with_those_or_is_one_error") {
+        return;
+    }
+    for more in 0..8 {
+        let stream = Stream::new((64, 48), "", "");
+        // The model has been loaded, and nothing is known of the frames yet.
+        let pad = stream.deblur.static_pad("sink").expect("a sink pad");
+        pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, probe| {
+            let caps = probe.event().is_some_and(|event| event.type_() == gst::EventType::Caps);
+            if !caps {
+                return gst::PadProbeReturn::Ok;
+            }
+            limit_threads(more);
+            gst::PadProbeReturn::Remove
+        });
+        let played = stream.play();
+        if more == 0 {
+            let (error, _) = played.error();
+            assert!(error.matches(gst::CoreError::Thread), "{error}");
+            assert!(played.frames.is_empty());
+        } else {
+            assert!(played.errors.is_empty(), "{more} threads: {:?}", played.errors);
+            assert_eq!(played.numbers(), (0..9).collect::<Vec<_>>(), "{more} threads");
+        }
+        limit_threads(i64::MAX / 2);
         stream.check_works();
     }
 }

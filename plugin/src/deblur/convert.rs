@@ -12,6 +12,7 @@ use super::{
     layout::{self, bytes},
     planes,
     repack::Repack,
+    threads,
 };
 
 /// Converts between frames of one pair of caps and frames of the engine.
@@ -292,9 +293,7 @@ impl Converter {
     fn config() -> gst_video::VideoConverterConfig {
         let mut config = gst_video::VideoConverterConfig::new();
         config.set_dither_method(gst_video::VideoDitherMethod::None);
-        // More are not faster, and each element has two of these.
-        let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get().min(4));
-        config.set_threads(threads as u32);
+        config.set_threads(threads::of_converter());
         config
     }
 }

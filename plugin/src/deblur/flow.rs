@@ -19,6 +19,7 @@ use super::queue::{MAX_PENDING, Next};
 use super::reports::StatsMessage;
 use super::settings::LatePolicy;
 use super::stats::count;
+use super::threads;
 use crate::log::CAT;
 
 /// How long the source pad's thread sleeps where nothing happens; then it looks whether a message with statistics is due.
@@ -114,11 +115,15 @@ impl OsddDeblur {
             return Ok(());
         }
         let element = element.downgrade();
-        let started = src_pad.start_task(move || {
+        let send = move || {
             if let Some(element) = element.upgrade() {
                 element.imp().send_next();
             }
-        });
+        };
+        let started = match threads::are_given(1) {
+            true => src_pad.start_task(send),
+            false => Err(glib::bool_error!("the system gives no more threads")),
+        };
         started.map_err(|error| {
             self.fail(gst::error_msg!(
                 gst::CoreError::Thread,

@@ -60,6 +60,7 @@ mod repack;
 mod reports;
 mod settings;
 mod stats;
+mod threads;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

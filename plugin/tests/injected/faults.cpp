@@ -1,8 +1,12 @@
 // Faults of libtorch on demand, for injected.rs. Put in front of libtorch with LD_PRELOAD, this stands for two functions that the
-// engine calls once for each batch of tiles. They throw when the test says so, and else do what libtorch's do.
+// engine calls once for each batch of tiles. They throw when the test says so, and else do what libtorch's do. It also stands for
+// the C library's that starts a thread, which the test can have refuse.
 
 #include <dlfcn.h>
+#include <pthread.h>
 
+#include <atomic>
+#include <cerrno>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -81,6 +85,47 @@ Function* original(Function*, const char* symbol) {
 extern "C" void osdd_inject_fault(const char* function, uint64_t after, uint64_t times, const char* text) {
   std::lock_guard<std::mutex> alone(mutex);
   fault = {function, after, times, text};
+}
+
+namespace {
+
+std::atomic<int64_t> threads{0};
+std::atomic<int64_t> most_threads{INT64_MAX};
+
+struct Start {
+  void* (*function)(void*);
+  void* argument;
+};
+
+void* run(void* data) {
+  Start start = *static_cast<Start*>(data);
+  delete static_cast<Start*>(data);
+  // Also where the thread is ended in the middle.
+  struct Count {
+    ~Count() { --threads; }
+  } count;
+  return start.function(start.argument);
+}
+
+}  // namespace
+
+// From now on there may be `more` threads at a time beside those that there are.
+extern "C" void osdd_limit_threads(int64_t more) { most_threads = threads + more; }
+
+extern "C" int pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*function)(void*),
+                              void* argument) noexcept {
+  static auto* const real = reinterpret_cast<decltype(&pthread_create)>(dlsym(RTLD_NEXT, "pthread_create"));
+  if (++threads > most_threads) {
+    --threads;
+    return EAGAIN;
+  }
+  auto* start = new Start{function, argument};
+  int result = real(thread, attributes, run, start);
+  if (result != 0) {
+    delete start;
+    --threads;
+  }
+  return result;
 }
 
 at::Tensor at::_ops::isfinite::call(const Tensor& self) {
