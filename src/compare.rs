@@ -4,23 +4,26 @@ use crate::Result;
 use crate::frame::{Frame, PixelFormat, reserve};
 
 /// The part of `output` left of `position` (0 to 1 of its width) becomes `input`, which has the same size and format; a white
-/// line, one pixel wide for every 640 of the width, marks the border unless it lies at an edge. Gives the border's column.
+/// line and a black one beside it, each one pixel wide for every 640 of the width, mark the border unless it lies at an edge. Gives
+/// the border's column.
 pub fn split(output: &mut Frame, input: &Frame, position: f64) -> usize {
     let pixel = output.format.bytes_per_pixel();
     let border = (output.width as f64 * position.clamp(0.0, 1.0)).round() as usize;
     let thickness = match border {
         0 => 0,
-        _ => output.width.div_ceil(640).min(output.width - border),
+        _ => output.width.div_ceil(640),
     };
-    let line = border * pixel..(border + thickness) * pixel;
+    let column = |at: usize| at.min(output.width) * pixel;
+    let [left, middle, right] = [0, 1, 2].map(|lines| column(border + lines * thickness));
     let (stride, format) = (output.stride(), output.format);
     for (output, input) in output
         .data
         .chunks_exact_mut(stride)
         .zip(input.data.chunks_exact(stride))
     {
-        output[..line.start].copy_from_slice(&input[..line.start]);
-        paint(&mut output[line.clone()], format, true);
+        output[..left].copy_from_slice(&input[..left]);
+        paint(&mut output[left..middle], format, true);
+        paint(&mut output[middle..right], format, false);
     }
     border
 }
@@ -122,14 +125,15 @@ mod tests {
     }
 
     #[test]
-    fn split_shows_input_line_and_output() {
+    fn split_shows_input_lines_and_output() {
         let mut output = frame(5, PixelFormat::Rgba8, 2);
         let border = split(&mut output, &frame(5, PixelFormat::Rgba8, 1), 0.4);
         assert_eq!(border, 2);
         for row in output.data.chunks_exact(20) {
             assert_eq!(row[..8], [1; 8]);
             assert_eq!(row[8..12], [255, 255, 255, 2]);
-            assert_eq!(row[12..], [2; 8]);
+            assert_eq!(row[12..16], [0, 0, 0, 2]);
+            assert_eq!(row[16..], [2; 4]);
         }
     }
 

@@ -211,11 +211,19 @@ impl Precision {
     ];
 
     /// What this stands for on a device, never [`Precision::Auto`].
-    pub fn resolve(self, device: Device) -> (Self, tch::Kind) {
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] for fp16 on a CPU, where it is many times slower than fp32 and models leave its range.
+    pub fn resolve(self, device: Device) -> Result<(Self, tch::Kind)> {
         match (self, device) {
-            (Self::Auto, Device::Cuda(_)) | (Self::Bf16, _) => (Self::Bf16, tch::Kind::BFloat16),
-            (Self::Auto | Self::Fp32, _) => (Self::Fp32, tch::Kind::Float),
-            (Self::Fp16, _) => (Self::Fp16, tch::Kind::Half),
+            (Self::Auto, Device::Cuda(_)) | (Self::Bf16, _) => Ok((Self::Bf16, tch::Kind::BFloat16)),
+            (Self::Auto | Self::Fp32, _) => Ok((Self::Fp32, tch::Kind::Float)),
+            (Self::Fp16, Device::Cuda(_)) => Ok((Self::Fp16, tch::Kind::Half)),
+            (Self::Fp16, _) => Err(Error::OutOfRange {
+                name: "precision",
+                value: self.to_string(),
+                range: "auto, fp32 or bf16 on a CPU".into(),
+            }),
         }
     }
 }
@@ -271,6 +279,9 @@ mod tests {
             assert_eq!(precision.to_string(), name);
         }
         assert!("int8".parse::<Precision>().is_err());
+        assert!(Precision::Fp16.resolve(Device::Cuda(0)).is_ok());
+        let error = Precision::Fp16.resolve(Device::Cpu).unwrap_err();
+        assert_eq!(error.to_string(), "precision cannot be fp16: it is auto, fp32 or bf16 on a CPU");
     }
 
     #[cfg(libtorch_headers)]

@@ -259,6 +259,30 @@ fn webm_is_vp9_and_avi_is_h264() {
 }
 
 #[test]
+fn the_last_frames_of_a_webm_are_written() {
+    let folder = folder();
+    let video = VIDEO.replace("num-buffers=10", "num-buffers=60");
+    play(&launch(
+        &folder,
+        &format!("{video} ! {H264} ! matroskamux ! filesink location=@in.mkv"),
+    ));
+    succeeds(&folder, "deblur in.mkv -o out.webm --strength 0");
+    assert_eq!(streams(&folder, "out.webm")["video/x-vp9"].times.len(), 60);
+}
+
+#[test]
+fn what_the_element_warns_of_is_told() {
+    let folder = folder();
+    let pq = VIDEO.replace("format=I420", "format=I420_10LE,colorimetry=bt2100-pq");
+    play(&launch(
+        &folder,
+        &format!("{pq} ! {H264} ! matroskamux ! filesink location=@hdr.mkv"),
+    ));
+    let text = succeeds(&folder, "deblur hdr.mkv -o out.mkv");
+    assert!(text.contains("warning: hdr.mkv: HDR video (PQ or HLG) is not deblurred"), "{text}");
+}
+
+#[test]
 fn times_of_a_variable_frame_rate_survive() {
     let folder = folder();
     let pipeline = launch(
@@ -409,7 +433,10 @@ fn a_missing_model_stops_a_video_with_one_line() {
         &format!("{VIDEO} ! {H264} ! mp4mux ! filesink location=@in.mp4"),
     ));
     let text = fails(&folder, "deblur in.mp4 -o out.mp4 --model none");
-    assert!(text.contains("none"), "{text}");
+    // As for an image: no word of properties, which this program does not have.
+    assert!(text.contains("no model 'none'") && !text.contains("property"), "{text}");
+    let text = fails(&folder, "deblur in.mp4 -o out.mp4 --device cpu --precision fp16");
+    assert!(text.contains("precision cannot be fp16"), "{text}");
     assert_eq!(names(&folder), ["in.mp4"]);
 }
 

@@ -58,6 +58,50 @@ fn side_by_side_doubles_the_width_and_can_be_switched_on_and_off() {
     }
 }
 
+/// Also where its colours are none that R'G'B' has.
+#[test]
+fn side_by_side_shows_the_input_to_the_bit_on_the_left() {
+    for format in ["I420", "NV12", "YUY2", "Y444", "I420_10LE", "P010_10LE", "AYUV", "GRAY8"] {
+        let caps = caps(format, 64, 48);
+        let narrow = info(&caps);
+        let mut data = bytes(&noise(&narrow, 0));
+        // Samples of ten bits.
+        let words = data.chunks_exact_mut(2);
+        match format {
+            "I420_10LE" => words.for_each(|word| word[1] &= 0x03),
+            "P010_10LE" => words.for_each(|word| word[0] &= 0xc0),
+            _ => {}
+        }
+        let input = gst::Buffer::from_mut_slice(data);
+        let after = compared(&caps, &input, &[]);
+        let both = compared(&caps, &input, &[("compare", "side-by-side"), ("compare-labels", "false")]);
+        let before = bytes(&input);
+        let wide = info(&widened(&caps));
+        for plane in 0..narrow.n_planes() as usize {
+            let plane_of = |info: &gst_video::VideoInfo, data: &[u8]| {
+                let end = info.offset().get(plane + 1).copied().unwrap_or(info.size());
+                let rows = data[info.offset()[plane]..end].chunks(info.stride()[plane] as usize);
+                rows.map(<[u8]>::to_vec).collect::<Vec<_>>()
+            };
+            let [before, after] = [&before, &after].map(|data| plane_of(&narrow, data));
+            for ((both, before), after) in plane_of(&wide, &both).iter().zip(before).zip(after) {
+                let (left, right) = both.split_at(before.len());
+                assert_eq!(left, before, "{format} plane {plane}");
+                // Colours of neighbouring pixels are mixed at the seam.
+                assert_eq!(right[16..], after[16..], "{format} plane {plane}");
+            }
+        }
+    }
+}
+
+/// Twice as wide.
+fn widened(caps: &gst::Caps) -> gst::Caps {
+    let mut wide = caps.clone();
+    let width = info(caps).width() as i32;
+    wide.make_mut().set("width", 2 * width);
+    wide
+}
+
 #[test]
 fn split_shows_the_input_to_the_bit_on_the_left() {
     for format in ["RGB", "Y444", "GRAY8"] {
@@ -114,8 +158,8 @@ fn the_line_moves_with_compare_position() {
     let parted = at("0.25");
     for ((parted, before), after) in parted.chunks(256).zip(before.chunks(256)).zip(after.chunks(256)) {
         assert_eq!(parted[..64], before[..64]);
-        assert_eq!(parted[64..67], [255; 3]);
-        assert_eq!(parted[68..], after[68..]);
+        assert_eq!((&parted[64..67], &parted[68..71]), (&[255; 3][..], &[0; 3][..]));
+        assert_eq!(parted[72..], after[72..]);
     }
 }
 
@@ -201,4 +245,28 @@ fn an_automated_line_follows_the_frames() {
             "frame {index}: the output right of {line}"
         );
     }
+}
+
+#[test]
+fn where_a_wide_picture_is_not_taken_the_error_says_so() {
+    init();
+    let line = "videotestsrc ! video/x-raw,width=64,height=48 ! osdddeblur name=deblur \
+        ! video/x-raw,width=64 ! fakesink";
+    let pipeline = gst::parse::launch(line).expect("the launch line is understood");
+    let pipeline = pipeline.downcast::<gst::Pipeline>().expect("a pipeline");
+    let bus = pipeline.bus().expect("a bus");
+    pipeline.set_state(gst::State::Playing).expect("it plays");
+    let (playing, ..) = pipeline.state(gst::ClockTime::from_seconds(60));
+    playing.expect("frames flow");
+    let deblur = pipeline.by_name("deblur").expect("osdddeblur is in it");
+    deblur.set_property_from_str("compare", "side-by-side");
+    let message = bus.timed_pop_filtered(gst::ClockTime::from_seconds(60), &[gst::MessageType::Error]);
+    let message = message.expect("an error");
+    let gst::MessageView::Error(error) = message.view() else {
+        panic!("only errors were asked for");
+    };
+    assert_eq!(message.src(), Some(deblur.upcast_ref()));
+    assert!(error.error().matches(gst::CoreError::Negotiation), "{error:?}");
+    assert!(error.error().message().contains("twice as wide"), "{error:?}");
+    pipeline.set_state(gst::State::Null).expect("it stops");
 }

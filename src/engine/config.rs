@@ -15,7 +15,7 @@ pub struct EngineConfig {
     /// are fused for the CPU's caches; else 512 on a CPU, and on a GPU frames of up to a megapixel as a whole and
     /// tiles of 768 above. 512 also where tiles may be reused or skipped.
     pub tile_size: Option<usize>,
-    /// Overlap of neighbouring tiles in pixels. With 128, `nano`'s tiles match the whole frame to within 1/255.
+    /// Overlap of neighbouring tiles in pixels, or half of a tile's side where that is less. With 128, `nano`'s tiles match the whole frame to within 1/255.
     pub tile_overlap: usize,
     /// Tiles that run together; 0 leaves it to the engine.
     pub tile_batch: usize,
@@ -89,18 +89,12 @@ impl EngineConfig {
                 Err(Error::OutOfRange { name, value, range })
             }
         };
-        let (tile, overlap) = (self.tile_size.unwrap_or(LEAST_AUTO_TILE), self.tile_overlap);
+        let tile = self.tile_size.unwrap_or(LEAST_AUTO_TILE);
         check(
             tile.is_multiple_of(64) && tile <= 8192,
             "tile size",
             tile.to_string(),
             "a multiple of 64 up to 8192, or 0 for the whole frame".into(),
-        )?;
-        check(
-            tile == 0 || overlap <= tile / 2,
-            "tile overlap",
-            overlap.to_string(),
-            format!("0 to half of the tile size, {}", tile / 2),
         )?;
         let depth = self.depth;
         check(
@@ -151,7 +145,6 @@ mod tests {
             config.validate().unwrap_err().to_string()
         };
         assert!(bad(|c| c.tile_size = Some(100)).contains("multiple of 64"));
-        assert!(bad(|c| c.tile_overlap = 300).contains("half of the tile size, 256"));
         assert!(bad(|c| c.depth = 0).contains("1 to 16"));
         assert!(bad(|c| c.reuse_threshold = -1.0).contains("0 to 255"));
         assert!(bad(|c| c.gamma = f64::NAN).contains("0 to 1"));

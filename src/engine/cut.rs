@@ -20,6 +20,7 @@ const TILE_UNIT: usize = 64;
 pub(super) struct Cut {
     /// Largest side of a tile in pixels; 0 takes the whole frame.
     pub tile_size: usize,
+    /// At least; of small tiles half their side at most.
     pub overlap: usize,
     /// Tiles that run together.
     pub batch: usize,
@@ -56,7 +57,7 @@ impl Cut {
         let half = (largest / 2).next_multiple_of(multiple.max(TILE_UNIT));
         (LEAST_TILE <= half && half < largest).then(|| Cut {
             tile_size: half,
-            overlap: self.overlap.min(half / multiple / 2 * multiple),
+            overlap: self.overlap,
             batch,
             whole_frame: 0,
         })
@@ -81,7 +82,11 @@ impl Cut {
                 true => 0,
                 false => cut.tile_size,
             };
-            let grid = TileGrid::new(width, height, tile_size, cut.overlap, multiple)?;
+            let overlap = match tile_size {
+                0 => 0,
+                side => cut.overlap.min(side / multiple / 2 * multiple),
+            };
+            let grid = TileGrid::new(width, height, tile_size, overlap, multiple)?;
             let Some(budget) = budget else {
                 return Ok((grid, cut));
             };

@@ -9,7 +9,7 @@ use super::tiled::TiledPass;
 use super::{EngineConfig, EngineInfo, Picture, StageTimes};
 use crate::Result;
 use crate::config::ModelConfig;
-use crate::device::{self, Device, Precision};
+use crate::device::{self, Precision};
 use crate::memory;
 use crate::model::{Arithmetic, OsddModel};
 use crate::nn::{Params, Products, on_own_threads};
@@ -69,11 +69,8 @@ impl<P: Picture> Restorer<P> {
     /// A device that is not there, a model that is missing or broken, too little memory.
     pub fn new(config: &EngineConfig) -> Result<Self> {
         let (device, torch_device) = device::resolve(config.device)?;
-        let arithmetic = Arithmetic::new(&load_config(&config.model)?, device, config.precision);
+        let arithmetic = Arithmetic::new(&load_config(&config.model)?, device, config.precision)?;
         let precision = arithmetic.precision;
-        if (precision, device) == (Precision::Fp16, Device::Cpu) {
-            tracing::warn!("fp16 is many times slower than fp32 on a CPU");
-        }
         if precision == Precision::Fp32 && torch_device.is_cuda() {
             device::exact_float32();
         }

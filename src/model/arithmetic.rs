@@ -2,6 +2,7 @@
 
 use tch::Kind;
 
+use crate::Result;
 use crate::config::ModelConfig;
 use crate::device::{Device, Precision};
 use crate::nn::{BlockKind, NormKind, Products, cpu_lanes};
@@ -24,27 +25,30 @@ pub struct Arithmetic {
 impl Arithmetic {
     /// `precision` for a model on `device`, which is not [`Device::Auto`]. A model that is fused for the CPU takes bf16 for its
     /// products alone, and only where the CPU multiplies that faster; then [`Precision::Auto`] is that too.
-    pub fn new(config: &ModelConfig, device: Device, precision: Precision) -> Self {
+    ///
+    /// # Errors
+    /// fp16 on a CPU.
+    pub fn new(config: &ModelConfig, device: Device, precision: Precision) -> Result<Self> {
         let fusable = device == Device::Cpu && can_be_fused(config);
         let fast = fusable && Products::Bfloat16.are_fast();
         if fast && matches!(precision, Precision::Auto | Precision::Bf16) {
-            return Arithmetic {
+            return Ok(Arithmetic {
                 precision: Precision::Bf16,
                 kind: Kind::Float,
                 products: Products::Bfloat16,
                 fused: true,
                 large_tiles: true,
-            };
+            });
         }
-        let (precision, kind) = precision.resolve(device);
+        let (precision, kind) = precision.resolve(device)?;
         let fused = fusable && kind == Kind::Float;
-        Arithmetic {
+        Ok(Arithmetic {
             precision,
             kind,
             products: Products::Float32,
             fused,
             large_tiles: fused || device != Device::Cpu && is_local(config),
-        }
+        })
     }
 }
 
@@ -74,7 +78,7 @@ mod tests {
     #[test]
     fn nano_is_fused_for_the_cpu_and_auto_takes_what_is_fast() {
         let config = crate::weights::load_config("nano").unwrap();
-        let on = |device, precision| Arithmetic::new(&config, device, precision);
+        let on = |device, precision| Arithmetic::new(&config, device, precision).unwrap();
         let exact = on(Device::Cpu, Precision::Fp32);
         assert_eq!((exact.precision, exact.kind), (Precision::Fp32, Kind::Float));
         assert_eq!(

@@ -143,7 +143,7 @@ impl Trainer {
         check_data(&config, &model, &sources)?;
         let (named, device) = device::resolve(setup.device)?;
         memory::keep_freed(device);
-        let (_, kind) = setup.precision.resolve(named);
+        let (_, kind) = setup.precision.resolve(named)?;
         if kind == Kind::Half {
             return Err(Error::Train(
                 "fp16 overflows in training; use bf16 or fp32".into(),

@@ -55,7 +55,7 @@ impl FrameConverter {
         let (sink_info, src_info) = repack.as_ref().map_or((sink_info, src_info), Repack::plain);
         let sink_rgb_info = rgb_info(&sink_info, format)?;
         let src_rgb_info = rgb_info(&src_info, format)?;
-        let samples = Samples::of(&sink_info).filter(|_| sink_info.width() == src_info.width());
+        let samples = Samples::of(&sink_info).filter(|_| difference::fits(&sink_info, &src_info));
         let before = match samples {
             Some(_) => gst::Buffer::from_mut_slice(bytes(Vec::new(), src_info.size())?),
             None => gst::Buffer::new(),
@@ -142,8 +142,8 @@ impl FrameConverter {
         Ok((frame, Some(into_data(original)?)))
     }
 
-    /// Writes a frame of the source pad's size into `buffer`. `input` is what the model was given, `original`
-    /// what [`Self::read_frame`] kept of it. Gives the memory of all three back.
+    /// Writes a frame of the source pad's size into `buffer`. `input` is what the model was given, in that size too (of two
+    /// pictures side by side, twice the same), `original` what [`Self::read_frame`] kept of it. Gives the memory of all three back.
     ///
     /// # Errors
     ///
@@ -186,7 +186,7 @@ impl FrameConverter {
         };
         let original = gst::Buffer::from_mut_slice(original);
         {
-            let original = gst_video::VideoFrameRef::from_buffer_ref_readable(&original, &self.src_info)?;
+            let original = gst_video::VideoFrameRef::from_buffer_ref_readable(&original, &self.sink_info)?;
             let before = gst_video::VideoFrameRef::from_buffer_ref_readable(&self.before, &self.src_info)?;
             difference::add(samples, &mut output, &original, &before)?;
         }

@@ -41,7 +41,16 @@ impl Samples {
     }
 }
 
-/// `output = original + output - before`, sample by sample and clamped to what the format holds.
+/// Whether `output` holds the samples of `original` once, or twice side by side: with 4:2:0 and an odd width, the samples of two
+/// pictures would share one.
+pub(crate) fn fits(original: &VideoInfo, output: &VideoInfo) -> bool {
+    let times = output.width() / original.width().max(1);
+    (0..original.n_components() as u8)
+        .all(|component| original.comp_width(component) * times == output.comp_width(component))
+}
+
+/// `output = original + output - before`, sample by sample and clamped to what the format holds. `original` may be narrower
+/// and is then repeated, see [`fits`].
 pub(crate) fn add(
     samples: Samples,
     output: &mut VideoFrameRef<&mut gst::BufferRef>,
@@ -49,16 +58,23 @@ pub(crate) fn add(
     before: &VideoFrameRef<&gst::BufferRef>,
 ) -> Result<(), glib::BoolError> {
     for plane in 0..original.n_planes() {
-        let Some(size) = PlaneSize::of(original.info(), plane) else {
+        let sizes = (
+            PlaneSize::of(original.info(), plane),
+            PlaneSize::of(before.info(), plane),
+        );
+        let (Some(narrow), Some(wide)) = sizes else {
             continue;
         };
-        let rows = planes::rows_mut(output, plane, &size)?
-            .zip(planes::rows(original, plane, &size)?)
-            .zip(planes::rows(before, plane, &size)?);
+        let rows = planes::rows_mut(output, plane, &wide)?
+            .zip(planes::rows(original, plane, &narrow)?)
+            .zip(planes::rows(before, plane, &wide)?);
         for ((output, original), before) in rows {
-            match samples {
-                Samples::U8 => add_u8(output, original, before),
-                Samples::U16 { max } => add_u16(output, original, before, max),
+            let pictures = output.chunks_mut(narrow.row_bytes).zip(before.chunks(narrow.row_bytes));
+            for (output, before) in pictures {
+                match samples {
+                    Samples::U8 => add_u8(output, original, before),
+                    Samples::U16 { max } => add_u16(output, original, before, max),
+                }
             }
         }
     }
@@ -109,6 +125,15 @@ mod tests {
         assert_eq!(samples(VideoFormat::Gray16Le), Some(Samples::U16 { max: 65535 }));
         assert_eq!(samples(VideoFormat::V210), None);
         assert_eq!(samples(VideoFormat::Rgb), None);
+    }
+
+    #[test]
+    fn pictures_side_by_side_must_not_share_samples() {
+        let fit = |format, width| fits(&info(format, width, 8), &info(format, 2 * width, 8));
+        assert!(fit(VideoFormat::I420, 16) && fit(VideoFormat::Yuy2, 18) && fit(VideoFormat::Y444, 17));
+        assert!(!fit(VideoFormat::I420, 17) && !fit(VideoFormat::Nv12, 1));
+        let one = info(VideoFormat::I420, 17, 8);
+        assert!(fits(&one, &one));
     }
 
     #[test]

@@ -91,6 +91,10 @@ impl ObjectImpl for OsddDeblur {
         };
         if widened {
             let obj = self.obj();
+            if obj.sink_pad().has_current_caps() {
+                // Before the source of the frames fails to.
+                self.tell_if_too_wide();
+            }
             obj.reconfigure_src();
             obj.reconfigure_sink();
         }
@@ -159,6 +163,23 @@ impl OsddDeblur {
             false => query.add_allocation_pool(Some(&pool), size, limits.0, limits.1),
         }
         self.parent_decide_allocation(query)
+    }
+
+    /// Says why frames cannot go on, where it is because pictures side by side are wider than others.
+    fn tell_if_too_wide(&self) {
+        if lock(&self.settings).compare != Compare::SideBySide {
+            return;
+        }
+        let obj = self.obj();
+        let taken = obj.src_pad().peer_query_caps(Some(&caps::TEMPLATE));
+        let given = obj.sink_pad().peer_query_caps(Some(&caps::TEMPLATE));
+        if !given.can_intersect(&caps::side_by_side(gst::PadDirection::Src, &taken)) {
+            let _ = self.fail(gst::error_msg!(
+                gst::CoreError::Negotiation,
+                ("Pictures side by side are twice as wide as the input, which the elements after osdddeblur do not take. Leave the width open there, or set \"compare\" to split."),
+                ["{given} is not half as wide as {taken}"]
+            ));
+        }
     }
 
     /// A click as upstream sees it: beside the output the input is shown, and both are the same picture.
@@ -451,7 +472,13 @@ impl BaseTransformImpl for OsddDeblur {
                 self.parent_sink_event(event)
             }
             // `set_caps` drains, if the caps are others.
-            EventView::Caps(_) => self.parent_sink_event(event),
+            EventView::Caps(_) => {
+                let taken = self.parent_sink_event(event);
+                if !taken {
+                    self.tell_if_too_wide();
+                }
+                taken
+            }
             // They keep their place in the queue, so that a stream full of them is not slowed down.
             EventView::Tag(_) | EventView::Toc(_) | EventView::Gap(_) | EventView::CustomDownstream(_)
                 if self.has_room() =>
@@ -546,7 +573,11 @@ impl BaseTransformImpl for OsddDeblur {
         inbuf: gst::Buffer,
     ) -> Result<gst::FlowSuccess, gst::FlowError> {
         // Negotiates, and drops late frames where the user has switched on `qos`.
-        let submitted = self.parent_submit_input_buffer(is_discont, inbuf)?;
+        let submitted = self.parent_submit_input_buffer(is_discont, inbuf);
+        if submitted == Err(gst::FlowError::NotNegotiated) {
+            self.tell_if_too_wide();
+        }
+        let submitted = submitted?;
         match self.take_queued_buffer() {
             Some(input) => {
                 let accepted = self.accept(input);

@@ -186,8 +186,8 @@ impl Drop for OnGpu {
     }
 }
 
-/// Spare frames beyond this many are given back: what one frame of the engine needs, and a wide one.
-const MAX_SPARE: usize = 4;
+/// Spare frames beyond this many are given back: what one frame of the engine needs, and two wide ones.
+const MAX_SPARE: usize = 5;
 
 impl Stream {
     /// Copies a buffer for the engine, and what its output will need of it.
@@ -348,6 +348,10 @@ impl Stream {
             let border = frame.width;
             let both = compare::side_by_side(&frame, &input, self.take_spare())?;
             self.keep_spare(std::mem::replace(&mut frame, both).data);
+            if kept.original.is_some() {
+                let twice = compare::side_by_side(&input, &input, self.take_spare())?;
+                self.keep_spare(std::mem::replace(&mut input, twice).data);
+            }
             Some(border)
         } else {
             kept.view

@@ -11,8 +11,14 @@ use super::qos::Late;
 use super::settings::LatePolicy;
 use super::stats::{self, count};
 
-/// Frames before the mean time of a frame is worth a warning: the first ones are slower.
+/// Frames before the mean time of a frame is worth a warning, because the first ones are slower; and where it is many times too
+/// long.
 const FRAMES_TO_JUDGE: u64 = 16;
+const FRAMES_WHERE_CLEAR: u64 = 4;
+/// How many times too slow a model is that nobody would take for fast enough on other frames.
+const CLEAR: f64 = 3.0;
+/// What the next frames may make up for.
+const HARDLY: f64 = 1.05;
 
 /// The warnings that have been posted.
 #[derive(Default)]
@@ -137,22 +143,30 @@ impl OsddDeblur {
             return;
         };
         let waited_for = self.latency.is_live() || self.qos.is_behind();
-        if !waited_for || self.latency.frames() < FRAMES_TO_JUDGE || !first(&self.warned.slow) {
+        let factor = overrun.factor();
+        let enough = match factor >= CLEAR {
+            true => FRAMES_WHERE_CLEAR,
+            false => FRAMES_TO_JUDGE,
+        };
+        if !waited_for || factor < HARDLY || self.latency.frames() < enough || !first(&self.warned.slow) {
             return;
         }
         let advice = match lock(&self.settings).late_policy {
-            LatePolicy::Process => "Set late-policy to passthrough or drop, or make the video smaller",
+            LatePolicy::Process => "Set late-policy to passthrough or drop, or make the video smaller".into(),
             LatePolicy::Passthrough => {
-                "Frames that find the model at work pass as they came, so that sharp and blurry ones alternate. Make the video smaller"
+                let one_in = factor.ceil();
+                format!(
+                    "Frames that find the model at work pass as they came: about one in {one_in:.0} is sharp. Make the video smaller"
+                )
             }
-            LatePolicy::Drop => "Make the video smaller",
+            LatePolicy::Drop => "Make the video smaller".into(),
         };
         gst::element_imp_warning!(
             self,
             gst::CoreError::Clock,
             (
                 "Deblurring is {:.1} times too slow: a frame takes {:.1} ms and the frame rate leaves {:.1} ms. {advice} before osdddeblur, or use a faster device or model.",
-                overrun.factor(),
+                factor,
                 overrun.taken.useconds() as f64 / 1e3,
                 overrun.available.useconds() as f64 / 1e3
             ),

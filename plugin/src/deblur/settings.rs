@@ -235,7 +235,7 @@ pub(crate) fn properties() -> Vec<glib::ParamSpec> {
             .build(),
         glib::ParamSpecInt::builder("tile-overlap")
             .nick("Tile overlap")
-            .blurb("Pixels that neighbouring tiles share and blend, at most half of tile-size")
+            .blurb("Pixels that neighbouring tiles share and blend; of small tiles half their edge at most")
             .minimum(0)
             .maximum(4096)
             .default_value(defaults.tile_overlap)

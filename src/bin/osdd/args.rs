@@ -112,14 +112,14 @@ pub(crate) struct RuntimeArgs {
     /// auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     pub device: Device,
-    /// auto (bf16 on a GPU and, for nano and small, on a CPU with AMX; else fp32), fp32, bf16 or fp16
+    /// auto (bf16 on a GPU and, for nano and small, on a CPU with AMX; else fp32), fp32, bf16 or, on a GPU, fp16
     #[arg(long, default_value = "auto")]
     pub precision: Precision,
     /// Largest side of a tile in pixels, a multiple of 64; 0 takes the whole frame [default: 2048 for nano and small,
     /// else 512, on a GPU 768 and frames up to a megapixel as a whole]
     #[arg(long, value_name = "PX")]
     pub tile: Option<usize>,
-    /// Overlap of neighbouring tiles in pixels
+    /// Overlap of neighbouring tiles in pixels, or half of a tile where that is less
     #[arg(long, default_value_t = 128, value_name = "PX")]
     pub overlap: usize,
 }

@@ -12,7 +12,11 @@ use osdd::frame::Frame;
 use crate::args::Compare;
 use crate::interrupt;
 use crate::output::PendingFile;
-use crate::picture;
+use crate::{picture, report};
+
+/// What is said of a model's output that cannot be used.
+pub(crate) const NOT_FINITE: &str =
+    "the model gave numbers that are not finite, and those tiles show the input; try --precision fp32, or another model";
 
 /// Where it went wrong: with this file, or with the engine that all files need.
 pub(crate) enum Step {
@@ -34,6 +38,9 @@ pub(crate) fn deblur(
     let result = run(engine, frame)
         .with_context(|| format!("cannot deblur {}", input.display()))
         .map_err(Step::Engine)?;
+    if result.tiles_failed > 0 {
+        report::warning(format_args!("{}: {NOT_FINITE}", input.display()));
+    }
     let mut frame = result.frame;
     match compare {
         Compare::Off => {}

@@ -70,6 +70,11 @@ impl Progress {
         }
     }
 
+    /// What the work is called.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
     /// A line above the bar.
     pub fn line(&self, print: impl FnOnce()) {
         match &self.bar {

@@ -47,7 +47,7 @@ pub(super) fn run(size: Size, args: &BenchArgs) -> Result<ModelSample> {
     let config = args.engine.config(args.gamma, 1.0)?;
     let (device, place) = resolve(config.device)?;
     let weights = load_model(&config.model)?;
-    let arithmetic = Arithmetic::new(&weights.config, device, config.precision);
+    let arithmetic = Arithmetic::new(&weights.config, device, config.precision)?;
     let kind = arithmetic.kind;
     let multiple = weights.config.size_multiple();
     let merged = EndPoints::new(&weights, place, kind, Keep::EndPoints)?.merged(args.gamma)?;

@@ -38,22 +38,46 @@ impl Messages {
             );
         }
         let sentence = error.to_string();
+        let debug = message.debug();
         // "Internal data stream error" and its like say nothing; the reason stands at the end of the debug text.
-        let ours = message
-            .src()
-            .and_then(|source| source.downcast_ref::<gst::Element>().and_then(|e| e.factory()));
-        if ours.is_some_and(|factory| factory.name() == super::element::NAME) {
-            return anyhow!("{sentence}");
+        let reason = debug.as_deref().and_then(reason);
+        if is_deblurs(message.src()) {
+            // The sentence speaks of properties; the library's words, behind it, are the same for images.
+            return match reason {
+                Some(reason) if !error.is::<gst::StreamError>() => anyhow!("{reason}"),
+                _ => anyhow!("{sentence}"),
+            };
         }
         let source = message
             .src()
             .map(|source| source.name().to_string())
             .unwrap_or_default();
-        match message.debug().as_deref().and_then(reason) {
+        match reason {
             Some(reason) => anyhow!("{sentence} ({source}: {reason})"),
             None => anyhow!("{sentence} ({source})"),
         }
     }
+}
+
+/// What a user of this program can do about a warning of `osdddeblur`; `None` for other elements', whose warnings are about streams
+/// that do decode.
+pub(crate) fn warning(message: &gst::message::Warning) -> Option<String> {
+    let error = message.error();
+    is_deblurs(message.src()).then(|| {
+        if error.matches(gst::StreamError::NotImplemented) {
+            "HDR video (PQ or HLG) is not deblurred: convert it to standard dynamic range first".into()
+        } else if error.matches(gst::LibraryError::Failed) {
+            crate::images::NOT_FINITE.into()
+        } else {
+            error.to_string()
+        }
+    })
+}
+
+fn is_deblurs(source: Option<&gst::Object>) -> bool {
+    let element = source.and_then(|source| source.downcast_ref::<gst::Element>());
+    let factory = element.and_then(gst::Element::factory);
+    factory.is_some_and(|factory| factory.name() == super::element::NAME)
 }
 
 /// The last line of a debug text of the form "file.c(12): function (): /path:\nreason".

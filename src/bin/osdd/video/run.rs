@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context, Result, ensure};
 use gst::prelude::*;
 
-use super::bus::Messages;
+use super::bus::{self, Messages};
 use super::pipeline::Pipeline;
 use crate::progress::Progress;
 use crate::{interrupt, report};
@@ -84,6 +84,11 @@ fn play(pipeline: &Pipeline, counters: &Counters, progress: &mut Progress) -> Re
         match message.view() {
             gst::MessageView::Eos(_) => return Ok(()),
             gst::MessageView::Error(message) => return Err(messages.error(message)),
+            gst::MessageView::Warning(message) => {
+                if let Some(warning) = bus::warning(message) {
+                    progress.line(|| report::warning(format_args!("{}: {warning}", progress.label())));
+                }
+            }
             gst::MessageView::Element(message) => messages.note_missing(message),
             gst::MessageView::Latency(_) => {
                 let _ = pipeline.pipeline.recalculate_latency();
