@@ -79,5 +79,5 @@ uninstall: ## remove what `make install` put there
 
 clean: ## remove what was built and made here; libtorch stays in the cache
 	@echo "clean: $(dir $(RELEASE)) and out/"
-	@cargo clean --quiet
+	@cargo clean --quiet $(if $(CI),-p osdd -p gst-plugin-osdd)
 	@rm -rf out

@@ -281,7 +281,10 @@ mod tests {
         assert!("int8".parse::<Precision>().is_err());
         assert!(Precision::Fp16.resolve(Device::Cuda(0)).is_ok());
         let error = Precision::Fp16.resolve(Device::Cpu).unwrap_err();
-        assert_eq!(error.to_string(), "precision cannot be fp16: it is auto, fp32 or bf16 on a CPU");
+        assert_eq!(
+            error.to_string(),
+            "precision cannot be fp16: it is auto, fp32 or bf16 on a CPU"
+        );
     }
 
     #[cfg(libtorch_headers)]

@@ -102,7 +102,6 @@ fn wrong_usage_exits_with_2() {
         "deblur a.png",
         "deblur a.png -o b.png --gamma 2",
         "deblur a.png -o b.png --tile 100",
-        "deblur a.png -o b.png --tile 128 --overlap 128",
         "deblur a.png -o b.png --device tpu",
         "deblur a.png -o b.png --resume --force",
         "deblur a.png -o b.mp4",

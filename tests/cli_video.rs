@@ -279,7 +279,10 @@ fn what_the_element_warns_of_is_told() {
         &format!("{pq} ! {H264} ! matroskamux ! filesink location=@hdr.mkv"),
     ));
     let text = succeeds(&folder, "deblur hdr.mkv -o out.mkv");
-    assert!(text.contains("warning: hdr.mkv: HDR video (PQ or HLG) is not deblurred"), "{text}");
+    assert!(
+        text.contains("warning: hdr.mkv: HDR video (PQ or HLG) is not deblurred"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -434,7 +437,10 @@ fn a_missing_model_stops_a_video_with_one_line() {
     ));
     let text = fails(&folder, "deblur in.mp4 -o out.mp4 --model none");
     // As for an image: no word of properties, which this program does not have.
-    assert!(text.contains("no model 'none'") && !text.contains("property"), "{text}");
+    assert!(
+        text.contains("no model 'none'") && !text.contains("property"),
+        "{text}"
+    );
     let text = fails(&folder, "deblur in.mp4 -o out.mp4 --device cpu --precision fp16");
     assert!(text.contains("precision cannot be fp16"), "{text}");
     assert_eq!(names(&folder), ["in.mp4"]);

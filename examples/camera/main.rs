@@ -139,9 +139,10 @@ struct Camera {
 impl Camera {
     fn new(source: &str, sink: &str) -> Result<Self> {
         // Both branches of the tee show what the element makes; only the window has the controls. A model that is too
-        // slow lets frames pass, so that the camera never waits.
+        // slow lets frames pass, so that the camera never waits. The format is one that encoders take: a recording that begins
+        // must not change it.
         let launch = format!(
-            "{source} ! videoconvert ! videoscale ! video/x-raw,width=[1,640] ! queue leaky=downstream max-size-buffers=2 \
+            "{source} ! videoconvert ! videoscale ! video/x-raw,format=I420,width=[1,640] ! queue leaky=downstream max-size-buffers=2 \
              ! osdddeblur name=deblur depth=1 late-policy=passthrough ! tee name=tee \
              ! queue ! videoconvert ! rsvgoverlay name=controls ! videoconvert ! {sink}"
         );
@@ -197,7 +198,12 @@ impl Camera {
                 written.remove(&self.pipeline, &self.tee)?;
             }
             match message.view() {
-                gst::MessageView::Error(error) => bail!("{}", error.error()),
+                gst::MessageView::Error(error) => match &recording {
+                    Some(recording) if recording.is_source_of(&message) => {
+                        bail!("recording into {}: {}", recording.file(), error.error())
+                    }
+                    _ => bail!("{}", error.error()),
+                },
                 gst::MessageView::Warning(warning) => eprintln!("camera: warning: {}", warning.error()),
                 gst::MessageView::Latency(_) => self.pipeline.recalculate_latency()?,
                 gst::MessageView::Eos(_) => return Ok(()),

@@ -1,5 +1,8 @@
 //! Recording while the window shows the same frames.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use anyhow::{Context, Result, bail};
 use gst::prelude::*;
 
@@ -12,6 +15,7 @@ pub struct Recording {
     bin: gst::Bin,
     tee_pad: gst::Pad,
     file: String,
+    frames: Arc<AtomicU64>,
     stopping: bool,
 }
 
@@ -41,10 +45,17 @@ impl Recording {
             tee.release_request_pad(&tee_pad);
             bail!("cannot record into {file}");
         }
+        let frames = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&frames);
+        input.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+            count.fetch_add(1, Ordering::Relaxed);
+            gst::PadProbeReturn::Ok
+        });
         Ok(Recording {
             bin,
             tee_pad,
             file,
+            frames,
             stopping: false,
         })
     }
@@ -64,6 +75,17 @@ impl Recording {
         });
     }
 
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// Whether a message comes from an element of this branch.
+    pub fn is_source_of(&self, message: &gst::Message) -> bool {
+        message
+            .src()
+            .is_some_and(|source| source.has_as_ancestor(&self.bin))
+    }
+
     /// Whether the message says that the file is complete.
     pub fn is_ended_by(&self, message: &gst::Message) -> bool {
         let forwarded = message
@@ -79,7 +101,12 @@ impl Recording {
         self.bin.set_state(gst::State::Null)?;
         pipeline.remove(&self.bin)?;
         tee.release_request_pad(&self.tee_pad);
-        println!("wrote {}", self.file);
+        if self.frames.load(Ordering::Relaxed) == 0 {
+            std::fs::remove_file(&self.file).with_context(|| format!("cannot remove {}", self.file))?;
+            println!("nothing to write: no frame came while it recorded");
+        } else {
+            println!("wrote {}", self.file);
+        }
         Ok(())
     }
 }

@@ -61,7 +61,16 @@ fn side_by_side_doubles_the_width_and_can_be_switched_on_and_off() {
 /// Also where its colours are none that R'G'B' has.
 #[test]
 fn side_by_side_shows_the_input_to_the_bit_on_the_left() {
-    for format in ["I420", "NV12", "YUY2", "Y444", "I420_10LE", "P010_10LE", "AYUV", "GRAY8"] {
+    for format in [
+        "I420",
+        "NV12",
+        "YUY2",
+        "Y444",
+        "I420_10LE",
+        "P010_10LE",
+        "AYUV",
+        "GRAY8",
+    ] {
         let caps = caps(format, 64, 48);
         let narrow = info(&caps);
         let mut data = bytes(&noise(&narrow, 0));
@@ -74,7 +83,11 @@ fn side_by_side_shows_the_input_to_the_bit_on_the_left() {
         }
         let input = gst::Buffer::from_mut_slice(data);
         let after = compared(&caps, &input, &[]);
-        let both = compared(&caps, &input, &[("compare", "side-by-side"), ("compare-labels", "false")]);
+        let both = compared(
+            &caps,
+            &input,
+            &[("compare", "side-by-side"), ("compare-labels", "false")],
+        );
         let before = bytes(&input);
         let wide = info(&widened(&caps));
         for plane in 0..narrow.n_planes() as usize {

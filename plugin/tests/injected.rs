@@ -357,7 +357,9 @@ fn where_there_are_no_more_threads_it_does_with_those_or_is_one_error() {
         // The model has been loaded, and nothing is known of the frames yet.
         let pad = stream.deblur.static_pad("sink").expect("a sink pad");
         pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, probe| {
-            let caps = probe.event().is_some_and(|event| event.type_() == gst::EventType::Caps);
+            let caps = probe
+                .event()
+                .is_some_and(|event| event.type_() == gst::EventType::Caps);
             if !caps {
                 return gst::PadProbeReturn::Ok;
             }

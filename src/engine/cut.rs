@@ -55,7 +55,7 @@ impl Cut {
         }
         let largest = grid.tile_width().max(grid.tile_height());
         let half = (largest / 2).next_multiple_of(multiple.max(TILE_UNIT));
-        (LEAST_TILE <= half && half < largest).then(|| Cut {
+        (LEAST_TILE <= half && half < largest).then_some(Cut {
             tile_size: half,
             overlap: self.overlap,
             batch,

@@ -48,17 +48,22 @@ fn find(name: &str) -> Result<Place> {
     if name == "nano" {
         return Ok(Place::BuiltIn);
     }
-    let is_model = |dir: &PathBuf| dir.join("config.json").is_file();
     let by_name = model_folders().into_iter().map(|folder| folder.join(name));
     let plain = !name.is_empty() && !name.contains('/');
-    let mut candidates = std::iter::once(PathBuf::from(name)).chain(by_name.filter(|_| plain));
-    candidates
-        .find(is_model)
-        .map(Place::Folder)
-        .ok_or_else(|| Error::ModelNotFound {
-            name: name.into(),
-            reason: why_not_found(name).into(),
-        })
+    for dir in std::iter::once(PathBuf::from(name)).chain(by_name.filter(|_| plain)) {
+        let path = dir.join("config.json");
+        match path.metadata() {
+            Ok(config) if config.is_file() => return Ok(Place::Folder(dir)),
+            Err(source) if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                return Err(Error::Io { path, source });
+            }
+            _ => {}
+        }
+    }
+    Err(Error::ModelNotFound {
+        name: name.into(),
+        reason: why_not_found(name).into(),
+    })
 }
 
 fn why_not_found(name: &str) -> &'static str {

@@ -69,7 +69,9 @@ pub(crate) fn add(
             .zip(planes::rows(original, plane, &narrow)?)
             .zip(planes::rows(before, plane, &wide)?);
         for ((output, original), before) in rows {
-            let pictures = output.chunks_mut(narrow.row_bytes).zip(before.chunks(narrow.row_bytes));
+            let pictures = output
+                .chunks_mut(narrow.row_bytes)
+                .zip(before.chunks(narrow.row_bytes));
             for (output, before) in pictures {
                 match samples {
                     Samples::U8 => add_u8(output, original, before),

@@ -15,8 +15,7 @@ use crate::output::PendingFile;
 use crate::{picture, report};
 
 /// What is said of a model's output that cannot be used.
-pub(crate) const NOT_FINITE: &str =
-    "the model gave numbers that are not finite, and those tiles show the input; try --precision fp32, or another model";
+pub(crate) const NOT_FINITE: &str = "the model gave numbers that are not finite, and those tiles show the input; try --precision fp32, or another model";
 
 /// Where it went wrong: with this file, or with the engine that all files need.
 pub(crate) enum Step {

@@ -1,6 +1,7 @@
 //! Output files appear under their name only when they are complete: they are written beside it under a temporary
 //! name, then renamed. An interrupted run leaves neither half a file nor a temporary.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,6 +18,36 @@ fn pending() -> MutexGuard<'static, Vec<PathBuf>> {
 pub(crate) fn remove_all_pending() {
     for path in pending().drain(..) {
         let _ = fs::remove_file(path);
+    }
+}
+
+fn temporary_name(name: &OsStr, process: u32) -> OsString {
+    let mut temporary = OsString::from(".");
+    temporary.push(name);
+    temporary.push(format!(".{process}.part"));
+    temporary
+}
+
+/// Removes temporaries of `name` whose process was killed, where the system tells which processes there are.
+fn remove_orphans(folder: &Path, name: &OsStr) {
+    if !Path::new("/proc/self").exists() {
+        return;
+    }
+    let here = if folder.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        folder
+    };
+    for entry in fs::read_dir(here).into_iter().flatten().flatten() {
+        let found = entry.file_name();
+        let process = found.to_str().and_then(|found| found.strip_suffix(".part"));
+        let process = process.and_then(|found| found.rsplit_once('.')?.1.parse::<u32>().ok());
+        if let Some(process) = process
+            && temporary_name(name, process) == found
+            && !Path::new("/proc").join(process.to_string()).exists()
+        {
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }
 
@@ -40,10 +71,8 @@ impl PendingFile {
         if !folder.as_os_str().is_empty() {
             fs::create_dir_all(folder).with_context(cannot_write)?;
         }
-        let mut temporary_name = std::ffi::OsString::from(".");
-        temporary_name.push(name);
-        temporary_name.push(format!(".{}.part", std::process::id()));
-        let temporary = folder.join(temporary_name);
+        remove_orphans(folder, name);
+        let temporary = folder.join(temporary_name(name, std::process::id()));
         pending().push(temporary.clone());
         let file = Self {
             path: path.to_owned(),
@@ -98,5 +127,26 @@ mod tests {
         drop(abandoned);
         let left: Vec<_> = fs::read_dir(folder.path().join("new")).unwrap().collect();
         assert_eq!(left.len(), 1);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_a_killed_process_left_is_removed_by_the_next_for_the_same_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.txt");
+        // Numbers of processes end far below.
+        let orphan = folder
+            .path()
+            .join(temporary_name(OsStr::new("out.txt"), u32::MAX));
+        let others = [1, u32::MAX].map(|process| {
+            let name = if process == 1 { "out.txt" } else { "other.txt" };
+            folder.path().join(temporary_name(OsStr::new(name), process))
+        });
+        for file in others.iter().chain([&orphan]) {
+            fs::write(file, "half").unwrap();
+        }
+        PendingFile::create(&path).unwrap().commit().unwrap();
+        assert!(path.exists() && !orphan.exists());
+        assert!(others.iter().all(|other| other.exists()));
     }
 }
