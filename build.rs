@@ -6,7 +6,12 @@ use std::path::Path;
 #[path = "plugin/build.rs"]
 mod rpath;
 
-const SOURCES: [&str; 3] = ["src/device.cpp", "src/memory.cpp", "src/nn/cuda/function.cpp"];
+const SOURCES: [&str; 4] = [
+    "src/device.cpp",
+    "src/graph.cpp",
+    "src/memory.cpp",
+    "src/nn/cuda/function.cpp",
+];
 
 fn main() {
     rpath::main();

@@ -3,6 +3,8 @@
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
+#include <dlfcn.h>
+
 #include <algorithm>
 #include <cstdint>
 
@@ -94,10 +96,47 @@ class FakeStreams final : public c10::impl::DeviceGuardImplInterface {
 
 FakeStreams streams;
 
+// Of the graph that was begun last; -1 where there is none.
+int capture_mode = -1;
+
 }  // namespace
+
+enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal };
+
+namespace at::cuda {
+
+// What graph.cpp looks for, under the names that a compiler gives it.
+struct CUDAGraph {
+  CUDAGraph(bool keep_graph);
+  ~CUDAGraph();
+  void capture_begin(std::pair<unsigned long long, unsigned long long> pool, cudaStreamCaptureMode mode);
+  void capture_end();
+  void replay();
+
+  bool recorded;
+};
+
+CUDAGraph::CUDAGraph(bool keep_graph) : recorded(keep_graph) {}
+
+CUDAGraph::~CUDAGraph() { capture_mode = -1; }
+
+void CUDAGraph::capture_begin(std::pair<unsigned long long, unsigned long long> pool, cudaStreamCaptureMode mode) {
+  TORCH_CHECK(pool.first == 0 && pool.second == 0, "a pool of its own");
+  capture_mode = mode;
+}
+
+void CUDAGraph::capture_end() { recorded = true; }
+
+void CUDAGraph::replay() { TORCH_CHECK(recorded, "nothing was recorded"); }
+
+}  // namespace at::cuda
 
 extern "C" void fake_gpu_install(int64_t total) {
   fake = new FakeGpu(total);
+  // As libtorch's library for GPUs, this is where names are looked for.
+  Dl_info here;
+  dladdr(&fake, &here);
+  dlopen(here.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_GLOBAL);
   c10::SetAllocator(c10::DeviceType::CUDA, fake, 1);
   c10::impl::device_guard_impl_registry[static_cast<size_t>(c10::DeviceType::CUDA)].store(&streams);
 }
@@ -111,3 +150,6 @@ extern "C" int64_t fake_gpu_synchronized() { return FakeStreams::synchronized; }
 
 // From now on waiting for this stream fails.
 extern "C" void fake_gpu_lose(int64_t stream) { FakeStreams::lost = stream; }
+
+// How the graph that was begun last records; -1 where there is none.
+extern "C" int64_t fake_gpu_capture_mode() { return capture_mode; }

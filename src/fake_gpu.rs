@@ -12,6 +12,7 @@ pub struct FakeGpu {
     take: extern "C" fn(i64),
     reserved: extern "C" fn() -> i64,
     synchronized: extern "C" fn() -> i64,
+    capture_mode: extern "C" fn() -> i64,
     lose: extern "C" fn(i64),
 }
 
@@ -46,6 +47,9 @@ impl FakeGpu {
                 synchronized: std::mem::transmute::<*mut c_void, Tell>(
                     library.find(c"fake_gpu_synchronized"),
                 ),
+                capture_mode: std::mem::transmute::<*mut c_void, Tell>(
+                    library.find(c"fake_gpu_capture_mode"),
+                ),
                 lose: std::mem::transmute::<*mut c_void, Take>(library.find(c"fake_gpu_lose")),
             }
         }
@@ -64,6 +68,11 @@ impl FakeGpu {
     /// How often a stream has been waited for.
     pub fn synchronized(&self) -> i64 {
         (self.synchronized)()
+    }
+
+    /// How the graph that was begun last records; -1 where there is none.
+    pub fn capture_mode(&self) -> i64 {
+        (self.capture_mode)()
     }
 
     /// From now on waiting for the stream of this handle fails.

@@ -20,6 +20,7 @@ mod budget;
 mod config;
 mod cut;
 mod flight;
+mod graph;
 mod pass;
 mod picture;
 mod pixels;

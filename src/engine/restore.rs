@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::budget::Budget;
+use super::graph::{cuda_graph, recorded};
 use super::pass::Forward;
 use super::pixels::Landing;
 use super::tiled::TiledPass;
@@ -27,6 +28,8 @@ pub(super) struct Restorer<P> {
     last: Option<P>,
     landing: Landing,
     reuses: bool,
+    /// The model's work is recorded.
+    graphs: bool,
 }
 
 /// The model as it is at present; it shares the weights' memory.
@@ -98,6 +101,8 @@ impl<P: Picture> Restorer<P> {
             last: None,
             landing: Landing::default(),
             reuses: config.reuse_threshold > 0.0,
+            // Asked for until somebody has seen them on a GPU.
+            graphs: torch_device.is_cuda() && std::env::var_os("OSDD_CUDA_GRAPHS").is_some_and(|v| v == "1"),
         })
     }
 
@@ -158,7 +163,13 @@ impl<P: Picture> Restorer<P> {
         times.upload = start.elapsed();
 
         let (weights, config) = (&self.weights, &self.config);
-        let model = || forward(weights, config, self.arithmetic.products);
+        let model = || {
+            let model = forward(weights, config, self.arithmetic.products)?;
+            Ok(match self.graphs {
+                true => recorded(model, cuda_graph),
+                false => model,
+            })
+        };
         let joined = self.tiles.run(&input, gamma, &model, wanted, &mut times)?;
         let Some(joined) = joined else {
             self.last = None;
