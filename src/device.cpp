@@ -3,12 +3,16 @@
 #include <ATen/Context.h>
 #include <ATen/core/CachingHostAllocator.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/pin_memory.h>
 #include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/Event.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <cstdint>
 #include <cstring>
+#include <memory>
+#include <utility>
 
 namespace {
 
@@ -114,3 +118,61 @@ extern "C" void* osdd_pinned(const void* tensor) {
     return nullptr;
   }
 }
+
+// A copy on a GPU, which goes through memory that the system does not move, so that this thread does not wait for what is ahead of it in
+// the current stream. Null where that fails.
+extern "C" void* osdd_upload(const void* tensor, int8_t index) {
+  try {
+    const auto pinned = static_cast<const at::Tensor*>(tensor)->pin_memory();
+    return new at::Tensor(pinned.to(c10::Device(c10::DeviceType::CUDA, index), pinned.scalar_type(), /*non_blocking=*/true));
+  } catch (...) {
+    return nullptr;
+  }
+}
+
+// A copy in the CPU's memory that is there once the current stream has come so far. Null where that fails.
+extern "C" void* osdd_fetch(const void* tensor) {
+  try {
+    const auto& from = *static_cast<const at::Tensor*>(tensor);
+    auto to = at::empty(from.sizes(), from.options().device(c10::kCPU).pinned_memory(true));
+    to.copy_(from, /*non_blocking=*/true);
+    return new at::Tensor(std::move(to));
+  } catch (...) {
+    return nullptr;
+  }
+}
+
+// A mark behind what has been asked of the current stream. Null with a message where that fails.
+extern "C" void* osdd_fence(int8_t index, char* message, size_t capacity) {
+  try {
+    const c10::impl::VirtualGuardImpl gpu(c10::DeviceType::CUDA);
+    auto fence = std::make_unique<c10::Event>(c10::DeviceType::CUDA);
+    fence->record(gpu.getStream(c10::Device(c10::DeviceType::CUDA, index)));
+    return fence.release();
+  } catch (const std::exception& error) {
+    std::strncpy(message, error.what(), capacity - 1);
+    return nullptr;
+  }
+}
+
+// Also true where it never will be, which waiting tells.
+extern "C" bool osdd_fence_is_reached(const void* fence) {
+  try {
+    return static_cast<const c10::Event*>(fence)->query();
+  } catch (...) {
+    return true;
+  }
+}
+
+// Waits for it. False with a message where that fails.
+extern "C" bool osdd_fence_wait(const void* fence, char* message, size_t capacity) {
+  try {
+    static_cast<const c10::Event*>(fence)->synchronize();
+    return true;
+  } catch (const std::exception& error) {
+    std::strncpy(message, error.what(), capacity - 1);
+    return false;
+  }
+}
+
+extern "C" void osdd_fence_free(void* fence) { delete static_cast<c10::Event*>(fence); }

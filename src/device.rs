@@ -140,6 +140,22 @@ pub(crate) fn current_stream(index: usize) -> *mut std::ffi::c_void {
     }
 }
 
+/// What `call` gives, or where that is nothing, the message that it has written.
+#[cfg(libtorch_headers)]
+pub(crate) fn with_message<T>(call: impl FnOnce(*mut std::ffi::c_char, usize) -> Option<T>) -> Result<T> {
+    let mut message = [0; 512];
+    match call(message.as_mut_ptr(), message.len()) {
+        Some(given) => Ok(given),
+        None => {
+            let bytes = message.map(|c| c as u8);
+            let text = CStr::from_bytes_until_nul(&bytes)
+                .unwrap_or_default()
+                .to_string_lossy();
+            Err(Error::from_libtorch(&text, Error::Torch))
+        }
+    }
+}
+
 /// Waits until what this thread has asked of `device` is done; on a CPU it is.
 ///
 /// # Errors
@@ -153,14 +169,10 @@ pub fn synchronize(device: tch::Device) -> Result<()> {
         unsafe extern "C" {
             fn osdd_synchronize(index: i8, message: *mut std::ffi::c_char, capacity: usize) -> bool;
         }
-        let mut message = [0; 512];
         // SAFETY: writes a message that ends within the buffer, whose last byte stays zero.
-        if unsafe { osdd_synchronize(index as i8, message.as_mut_ptr(), message.len()) } {
-            return Ok(());
-        }
-        // SAFETY: as above.
-        let text = unsafe { CStr::from_ptr(message.as_ptr()) }.to_string_lossy();
-        Err(Error::from_libtorch(&text, Error::Torch))
+        with_message(|message, capacity| {
+            unsafe { osdd_synchronize(index as i8, message, capacity) }.then_some(())
+        })
     }
     #[cfg(not(libtorch_headers))]
     {
@@ -189,6 +201,118 @@ pub(crate) fn pinned(tensor: &Tensor) -> Result<Tensor> {
         }
     }
     Ok(tensor.f_detach_copy()?)
+}
+
+/// A copy on `device`, for which this thread does not wait: `tensor` may change or go at once.
+///
+/// # Errors
+/// Too little memory, or a failure of the device.
+pub(crate) fn upload(tensor: &Tensor, device: tch::Device) -> Result<Tensor> {
+    #[cfg(libtorch_headers)]
+    if let tch::Device::Cuda(index) = device {
+        unsafe extern "C" {
+            fn osdd_upload(tensor: *const c_void, index: i8) -> *mut c_void;
+        }
+        // SAFETY: reads a tensor; what comes back has memory of its own, and one owner.
+        unsafe {
+            let copy = osdd_upload(tensor.as_ptr().cast(), index as i8);
+            if !copy.is_null() {
+                return Ok(Tensor::from_ptr(copy.cast()));
+            }
+        }
+    }
+    // Says what is wrong, where it is not memory of that kind.
+    Ok(tensor.f_to_device(device)?)
+}
+
+/// A copy in the CPU's memory, which is there once a [`Fence`] behind it is reached. `tensor` has no gaps.
+///
+/// # Errors
+/// Too little memory, or a failure of the device.
+pub(crate) fn fetch(tensor: &Tensor) -> Result<Tensor> {
+    #[cfg(libtorch_headers)]
+    if tensor.device().is_cuda() {
+        unsafe extern "C" {
+            fn osdd_fetch(tensor: *const c_void) -> *mut c_void;
+        }
+        // SAFETY: reads a tensor; what comes back has memory of its own, and one owner.
+        unsafe {
+            let copy = osdd_fetch(tensor.as_ptr().cast());
+            if !copy.is_null() {
+                return Ok(Tensor::from_ptr(copy.cast()));
+            }
+        }
+    }
+    Ok(tensor.f_to_device(tch::Device::Cpu)?)
+}
+
+/// A mark behind what this thread has asked of a device: it is reached when all of that is done.
+#[derive(Debug)]
+pub struct Fence(#[cfg(libtorch_headers)] *mut c_void);
+
+// SAFETY: an event of libtorch's, which belongs to no thread.
+unsafe impl Send for Fence {}
+
+#[cfg(libtorch_headers)]
+mod fence {
+    use std::ffi::{c_char, c_void};
+
+    unsafe extern "C" {
+        pub fn osdd_fence(index: i8, message: *mut c_char, capacity: usize) -> *mut c_void;
+        pub fn osdd_fence_is_reached(fence: *const c_void) -> bool;
+        pub fn osdd_fence_wait(fence: *const c_void, message: *mut c_char, capacity: usize) -> bool;
+        pub fn osdd_fence_free(fence: *mut c_void);
+    }
+}
+
+impl Fence {
+    /// `None` where all is done already, as on a CPU.
+    ///
+    /// # Errors
+    /// A failure of the device.
+    pub fn behind(device: tch::Device) -> Result<Option<Self>> {
+        #[cfg(libtorch_headers)]
+        if let tch::Device::Cuda(index) = device {
+            // SAFETY: what is written ends within the buffer, whose last byte stays zero.
+            return with_message(|message, capacity| {
+                let fence = unsafe { fence::osdd_fence(index as i8, message, capacity) };
+                (!fence.is_null()).then_some(Some(Fence(fence)))
+            });
+        }
+        synchronize(device)?;
+        Ok(None)
+    }
+
+    /// Whether [`wait`](Self::wait) returns at once.
+    pub fn is_reached(&self) -> bool {
+        #[cfg(libtorch_headers)]
+        // SAFETY: it is there as long as this is.
+        return unsafe { fence::osdd_fence_is_reached(self.0) };
+        #[cfg(not(libtorch_headers))]
+        true
+    }
+
+    /// # Errors
+    /// [`Error::DeviceLost`], or what else has gone wrong there meanwhile.
+    pub fn wait(&self) -> Result<()> {
+        #[cfg(libtorch_headers)]
+        // SAFETY: as above; what is written ends within the buffer, whose last byte stays zero.
+        return with_message(|message, capacity| {
+            unsafe { fence::osdd_fence_wait(self.0, message, capacity) }.then_some(())
+        });
+        #[cfg(not(libtorch_headers))]
+        Ok(())
+    }
+}
+
+impl Drop for Fence {
+    fn drop(&mut self) {
+        #[cfg(libtorch_headers)]
+        // SAFETY: made by `osdd_fence`, and freed once.
+        unsafe {
+            fence::osdd_fence_free(self.0)
+        };
+    }
 }
 
 /// Arithmetic of the model.

@@ -6,7 +6,9 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
+#include <thread>
 
 namespace {
 
@@ -84,6 +86,28 @@ class FakeStreams final : public c10::impl::DeviceGuardImplInterface {
     ++synchronized;
   }
 
+  // Events are numbered; the test says which have been reached.
+  void record(void** event, const c10::Stream&, const c10::DeviceIndex, const c10::EventFlag) const override {
+    *event = new int64_t(++recorded);
+  }
+
+  bool queryEvent(void* event) const override { return *static_cast<int64_t*>(event) <= reached; }
+
+  void synchronizeEvent(void* event) const override {
+    while (!queryEvent(event)) {
+      std::this_thread::yield();
+    }
+    TORCH_CHECK(!events_lost, "CUDA error: unspecified launch failure");
+  }
+
+  void destroyEvent(void* event, const c10::DeviceIndex) const noexcept override {
+    delete static_cast<int64_t*>(event);
+  }
+
+  static inline std::atomic<int64_t> recorded = 0;
+  static inline std::atomic<int64_t> reached = 0;
+  static inline std::atomic<bool> events_lost = false;
+
   static inline thread_local c10::StreamId current = 0;
   static inline c10::StreamId made = 0;
   static inline c10::StreamId lost = -1;
@@ -153,3 +177,9 @@ extern "C" void fake_gpu_lose(int64_t stream) { FakeStreams::lost = stream; }
 
 // How the graph that was begun last records; -1 where there is none.
 extern "C" int64_t fake_gpu_capture_mode() { return capture_mode; }
+
+// The first so many events are reached.
+extern "C" void fake_gpu_reach(int64_t events) { FakeStreams::reached = events; }
+
+// From now on waiting for an event fails.
+extern "C" void fake_gpu_lose_events() { FakeStreams::events_lost = true; }

@@ -14,6 +14,8 @@ pub struct FakeGpu {
     synchronized: extern "C" fn() -> i64,
     capture_mode: extern "C" fn() -> i64,
     lose: extern "C" fn(i64),
+    reach: extern "C" fn(i64),
+    lose_events: extern "C" fn(),
 }
 
 impl FakeGpu {
@@ -51,6 +53,10 @@ impl FakeGpu {
                     library.find(c"fake_gpu_capture_mode"),
                 ),
                 lose: std::mem::transmute::<*mut c_void, Take>(library.find(c"fake_gpu_lose")),
+                reach: std::mem::transmute::<*mut c_void, Take>(library.find(c"fake_gpu_reach")),
+                lose_events: std::mem::transmute::<*mut c_void, extern "C" fn()>(
+                    library.find(c"fake_gpu_lose_events"),
+                ),
             }
         }
     }
@@ -78,5 +84,15 @@ impl FakeGpu {
     /// From now on waiting for the stream of this handle fails.
     pub fn lose(&self, stream: *mut c_void) {
         (self.lose)(stream as i64);
+    }
+
+    /// The first so many events of this process are reached.
+    pub fn reach(&self, events: i64) {
+        (self.reach)(events);
+    }
+
+    /// From now on waiting for an event fails.
+    pub fn lose_events(&self) {
+        (self.lose_events)();
     }
 }

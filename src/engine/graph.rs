@@ -142,10 +142,11 @@ pub(super) fn cuda_graph() -> Option<Box<dyn Recording>> {
 
 #[cfg(libtorch_headers)]
 mod cuda {
-    use std::ffi::{CStr, c_char, c_void};
+    use std::ffi::{c_char, c_void};
 
     use super::Recording;
-    use crate::{Error, Result};
+    use crate::Result;
+    use crate::device::with_message;
 
     unsafe extern "C" {
         fn osdd_graph_new() -> *mut c_void;
@@ -172,14 +173,8 @@ mod cuda {
             &self,
             function: unsafe extern "C" fn(*mut c_void, *mut c_char, usize) -> bool,
         ) -> Result<()> {
-            let mut message = [0; 512];
             // SAFETY: the object is there as long as this is; what is written ends within the buffer, whose last byte stays zero.
-            if unsafe { function(self.0, message.as_mut_ptr(), message.len()) } {
-                return Ok(());
-            }
-            // SAFETY: as above.
-            let text = unsafe { CStr::from_ptr(message.as_ptr()) }.to_string_lossy();
-            Err(Error::from_libtorch(&text, Error::Torch))
+            with_message(|message, capacity| unsafe { function(self.0, message, capacity) }.then_some(()))
         }
     }
 

@@ -37,8 +37,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 pub use config::EngineConfig;
 use flight::{Flight, Reply, Wait};
-pub use picture::Picture;
-pub use pixels::Landing;
+pub use picture::{Arriving, Picture};
 use worker::{Job, Shared};
 
 pub use crate::device::{Device, Precision};
@@ -157,7 +156,7 @@ impl<P: Picture> Engine<P> {
         let shared = Arc::new(Shared::new(config.gamma, config.strength));
         let (jobs, waiting) = bounded(config.depth);
         // Room for stale results and wake-ups, so that the worker does not wait for a caller that only flushes.
-        let (replies, results) = bounded(config.depth + 2);
+        let (replies, results) = bounded(config.depth + 3);
         let (ready, started) = bounded(1);
         let thread = {
             let (config, shared, waiting) = (config.clone(), shared.clone(), waiting.clone());

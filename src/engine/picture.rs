@@ -2,8 +2,9 @@
 
 use tch::{Device, Tensor};
 
-use super::pixels::{Landing, from_tensor, to_tensor};
+use super::pixels::{from_tensor, to_tensor};
 use crate::Result;
+use crate::device::Fence;
 use crate::frame::Frame;
 
 /// A picture that the engine can restore: a [`Frame`] in the CPU's memory, or one of the caller's own, such as a video frame in a
@@ -19,12 +20,12 @@ pub trait Picture: Send + Sized + 'static {
     /// Too little memory, or a failure of the device.
     fn to_tensor(&self, device: Device) -> Result<Tensor>;
 
-    /// The same picture with the colours of `tensor`, which is as [`to_tensor`](Picture::to_tensor) gives it but for values out of
-    /// range. Nothing of it may be under way on a GPU any more when it comes back.
+    /// The same picture with the `colours`, which are as [`to_tensor`](Picture::to_tensor) gives them but for values out of range.
+    /// `before` is what that gave of this picture. It need not have been made yet, see [`Arriving`].
     ///
     /// # Errors
     /// Too little memory, or a failure of the device.
-    fn with_colours(&self, tensor: &Tensor, landing: &mut Landing) -> Result<Self>;
+    fn with_colours(&self, colours: &Tensor, before: &Tensor) -> Result<Arriving<Self>>;
 
     /// The same picture again.
     ///
@@ -36,6 +37,59 @@ pub trait Picture: Send + Sized + 'static {
     fn repeated(&self, last: Self) -> Option<Self>;
 }
 
+/// A picture that is under way on a device, so that the next one can begin there meanwhile.
+pub struct Arriving<P> {
+    /// `None` where it is here.
+    fence: Option<Fence>,
+    rest: Box<dyn FnOnce() -> Result<P> + Send>,
+}
+
+impl<P: Send + 'static> Arriving<P> {
+    /// Nothing is under way.
+    pub fn here(picture: P) -> Self {
+        Arriving {
+            fence: None,
+            rest: Box::new(|| Ok(picture)),
+        }
+    }
+
+    /// `rest` makes it once what this thread has asked of `device` so far is done.
+    ///
+    /// # Errors
+    /// A failure of the device.
+    pub fn behind(device: Device, rest: impl FnOnce() -> Result<P> + Send + 'static) -> Result<Self> {
+        Ok(Arriving {
+            fence: Fence::behind(device)?,
+            rest: Box::new(rest),
+        })
+    }
+
+    /// Whether the device is done with it.
+    pub fn is_here(&self) -> bool {
+        self.fence.as_ref().is_none_or(Fence::is_reached)
+    }
+
+    /// Waits for it.
+    ///
+    /// # Errors
+    /// A failure of the device.
+    pub fn arrive(self) -> Result<P> {
+        if let Some(fence) = &self.fence {
+            fence.wait()?;
+        }
+        (self.rest)()
+    }
+
+    /// What becomes of it.
+    pub fn map<Q>(self, change: impl FnOnce(P) -> Q + Send + 'static) -> Arriving<Q> {
+        let rest = self.rest;
+        Arriving {
+            fence: self.fence,
+            rest: Box::new(|| rest().map(change)),
+        }
+    }
+}
+
 impl Picture for Frame {
     fn check(&self) -> Result<()> {
         Frame::check(self)
@@ -45,8 +99,8 @@ impl Picture for Frame {
         to_tensor(self, device)
     }
 
-    fn with_colours(&self, tensor: &Tensor, landing: &mut Landing) -> Result<Self> {
-        from_tensor(tensor, self, landing)
+    fn with_colours(&self, colours: &Tensor, _before: &Tensor) -> Result<Arriving<Self>> {
+        from_tensor(colours, self)
     }
 
     fn try_clone(&self) -> Result<Self> {

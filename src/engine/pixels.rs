@@ -3,17 +3,18 @@
 use pulp::Arch;
 use tch::{Device, Kind, Tensor};
 
+use super::Arriving;
 use crate::Result;
-use crate::device::pinned;
+use crate::device::{fetch, upload};
 use crate::frame::{Frame, PixelFormat, reserve};
-use crate::nn::by_rows;
+use crate::nn::{by_rows, on_own_threads};
 
 /// R, G and B as `[1, 3, H, W]`, float32, in [-1, 1], channels-last, on `device`.
 pub(super) fn to_tensor(frame: &Frame, device: Device) -> Result<Tensor> {
     if device == Device::Cpu {
         return to_tensor_in_one_pass(frame);
     }
-    let samples = samples(frame)?.f_to_device(device)?;
+    let samples = upload(&samples(frame)?, device)?;
     let wide = matches!(frame.format, PixelFormat::Rgb16 | PixelFormat::Rgba16);
     let rgb = samples.f_narrow(3, 0, 3)?;
     let rgb = if wide {
@@ -31,11 +32,27 @@ pub(super) fn to_tensor(frame: &Frame, device: Device) -> Result<Tensor> {
 }
 
 /// A frame like `input` with the colours of `tensor` (as [`to_tensor`] gives them, clamped here) and its own alpha.
-pub(super) fn from_tensor(tensor: &Tensor, input: &Frame, landing: &mut Landing) -> Result<Frame> {
+pub(super) fn from_tensor(tensor: &Tensor, input: &Frame) -> Result<Arriving<Frame>> {
     if tensor.device() == Device::Cpu && tensor.kind() == Kind::Float {
-        return from_tensor_in_one_pass(tensor, input);
+        return Ok(Arriving::here(from_tensor_in_one_pass(tensor, input)?));
     }
-    from_levels(&levels(tensor, input.format)?, input, landing)
+    let mut frame = like(input)?;
+    let levels = fetch(&levels(tensor, input.format)?)?;
+    Arriving::behind(tensor.device(), move || {
+        write_levels(&levels, &mut frame);
+        Ok(frame)
+    })
+}
+
+/// A frame for the colours of one like `input`, whose alpha it has.
+fn like(input: &Frame) -> Result<Frame> {
+    if input.format.channels() == 4 {
+        return input.try_clone();
+    }
+    let mut data = Vec::new();
+    reserve(&mut data, input.data.len())?;
+    data.resize(input.data.len(), 0);
+    Frame::from_data(input.width, input.height, input.format, data)
 }
 
 /// Colours as samples, `[1, H, W, 3]`; of 16 bits as signed numbers.
@@ -51,36 +68,26 @@ fn levels(tensor: &Tensor, format: PixelFormat) -> Result<Tensor> {
     Ok(levels.f_contiguous()?)
 }
 
-/// Memory of the CPU's in which frames arrive from a GPU, kept for others of the same size.
-#[derive(Debug, Default)]
-pub struct Landing(Option<Tensor>);
-
-fn from_levels(levels: &Tensor, input: &Frame, landing: &mut Landing) -> Result<Frame> {
-    let fits = |place: &Tensor| (place.size(), place.kind()) == (levels.size(), levels.kind());
-    if !landing.0.as_ref().is_some_and(fits) {
-        // The last size's memory is given back first.
-        landing.0 = None;
-        let empty = Tensor::f_zeros(levels.size(), (levels.kind(), Device::Cpu))?;
-        landing.0 = Some(pinned(&empty)?);
-    }
-    let place = landing.0.as_mut().expect("made above");
-    place.f_copy_(levels)?;
-    let sample = input.format.bytes_per_sample();
+/// Writes levels that are on the CPU into a frame; alpha stays.
+fn write_levels(levels: &Tensor, frame: &mut Frame) {
+    let sample = frame.format.bytes_per_sample();
     // SAFETY: on the CPU and without gaps; it has that many bytes, and nobody writes them meanwhile.
-    let bytes = unsafe { std::slice::from_raw_parts(place.data_ptr().cast::<u8>(), place.numel() * sample) };
-    if input.format.channels() == 4 {
-        // Alpha is the input's.
-        let mut frame = input.try_clone()?;
-        let pixels = frame.data.chunks_exact_mut(4 * sample);
-        for (pixel, colours) in pixels.zip(bytes.chunks_exact(3 * sample)) {
-            pixel[..3 * sample].copy_from_slice(colours);
-        }
-        return Ok(frame);
-    }
-    let mut data = Vec::new();
-    reserve(&mut data, bytes.len())?;
-    data.extend_from_slice(bytes);
-    Frame::from_data(input.width, input.height, input.format, data)
+    let bytes =
+        unsafe { std::slice::from_raw_parts(levels.data_ptr().cast::<u8>(), levels.numel() * sample) };
+    let (colours, pixel, stride) = (3 * sample, frame.format.bytes_per_pixel(), frame.stride());
+    let width = frame.width;
+    on_own_threads(|| {
+        by_rows(&mut frame.data, stride, |first, pixels| {
+            let bytes = &bytes[first * width * colours..];
+            if pixel == colours {
+                pixels.copy_from_slice(&bytes[..pixels.len()]);
+                return;
+            }
+            for (pixel, bytes) in pixels.chunks_exact_mut(pixel).zip(bytes.chunks_exact(colours)) {
+                pixel[..colours].copy_from_slice(bytes);
+            }
+        });
+    });
 }
 
 /// Whether an image `[1, 3, H, W]` lies in the CPU's memory as float32, pixel by pixel without gaps.
@@ -136,16 +143,7 @@ fn values_of_words(values: &mut [f32], samples: &[u8], scale: f32) {
 
 fn from_tensor_in_one_pass(tensor: &Tensor, input: &Frame) -> Result<Frame> {
     let rows = tensor.f_permute([0, 2, 3, 1])?.f_contiguous()?;
-    let mut frame = match input.format.channels() {
-        // Alpha is the input's.
-        4 => input.try_clone()?,
-        _ => {
-            let mut data = Vec::new();
-            reserve(&mut data, input.data.len())?;
-            data.resize(input.data.len(), 0);
-            Frame::from_data(input.width, input.height, input.format, data)?
-        }
-    };
+    let mut frame = like(input)?;
     let full = input.format.full_scale() as f32;
     // SAFETY: float32, on the CPU and without gaps.
     let values = unsafe { std::slice::from_raw_parts(rows.data_ptr().cast::<f32>(), rows.numel()) };
@@ -228,24 +226,15 @@ mod tests {
             let tensor = to_tensor(&frame, Device::Cpu).unwrap();
             assert_eq!(tensor.size(), [1, 3, 5, 7]);
             assert!(tensor.abs().max().double_value(&[]) <= 1.0);
-            let mut landing = Landing::default();
-            assert_eq!(
-                from_tensor(&tensor, &frame, &mut landing).unwrap(),
-                frame,
-                "{format:?}"
-            );
-            // As from a GPU, and into what the frame before has left.
+            let back = from_tensor(&tensor, &frame).unwrap().arrive().unwrap();
+            assert_eq!(back, frame, "{format:?}");
+            // As from a GPU.
             let levels = levels(&tensor, format).unwrap();
-            for _ in 0..2 {
-                assert_eq!(
-                    from_levels(&levels, &frame, &mut landing).unwrap(),
-                    frame,
-                    "{format:?}"
-                );
-            }
-            let darker = levels.zeros_like();
-            let other = from_levels(&darker, &frame, &mut landing).unwrap();
-            assert!(other.data[..3] == [0; 3] && other.data.len() == frame.data.len());
+            let mut back = like(&frame).unwrap();
+            write_levels(&levels.zeros_like(), &mut back);
+            assert!(back.data[..3] == [0; 3] && back != frame);
+            write_levels(&levels, &mut back);
+            assert_eq!(back, frame, "{format:?}");
         }
     }
 
@@ -254,9 +243,7 @@ mod tests {
         let frame = Frame::new(2, 1, PixelFormat::Rgb8);
         let tensor = Tensor::from_slice(&[-3.0f32, 9.0, -1.0, 1.0, 0.0, 0.004]).view([1, 3, 1, 2]);
         assert_eq!(
-            from_tensor(&tensor, &frame, &mut Landing::default())
-                .unwrap()
-                .data,
+            from_tensor(&tensor, &frame).unwrap().arrive().unwrap().data,
             [0, 0, 128, 255, 255, 128]
         );
     }

@@ -5,9 +5,8 @@ use std::time::Instant;
 use super::budget::Budget;
 use super::graph::{cuda_graph, recorded};
 use super::pass::Forward;
-use super::pixels::Landing;
-use super::tiled::TiledPass;
-use super::{EngineConfig, EngineInfo, Picture, StageTimes};
+use super::tiled::{Joined, TiledPass};
+use super::{Arriving, EngineConfig, EngineInfo, Picture, StageTimes};
 use crate::Result;
 use crate::config::ModelConfig;
 use crate::device::{self, Precision};
@@ -26,8 +25,9 @@ pub(super) struct Restorer<P> {
     arithmetic: Arithmetic,
     /// The last output where tiles may be reused, for a frame in which nothing has changed.
     last: Option<P>,
-    landing: Landing,
     reuses: bool,
+    /// When the last frame was done, and the device free for the next.
+    free_since: Instant,
     /// The model's work is recorded.
     graphs: bool,
 }
@@ -47,6 +47,31 @@ fn with_threads<T: Send>(fused: bool, work: impl FnOnce() -> T + Send) -> T {
             work()
         }),
         false => work(),
+    }
+}
+
+/// A frame that the device has been asked for.
+pub(super) struct Begun<P> {
+    frame: Arriving<P>,
+    finite: Option<tch::Tensor>,
+    start: Instant,
+    times: StageTimes,
+    tiles: usize,
+    tiles_reused: usize,
+    tiles_skipped: usize,
+    /// It is kept, for the next frame to show again.
+    kept: bool,
+}
+
+impl<P: Picture> Begun<P> {
+    /// Whether nothing is left to wait for.
+    pub fn is_here(&self) -> bool {
+        self.frame.is_here()
+    }
+
+    /// Whether it has to be finished before another may begin.
+    pub fn is_alone(&self) -> bool {
+        self.kept
     }
 }
 
@@ -99,8 +124,8 @@ impl<P: Picture> Restorer<P> {
             device: torch_device,
             arithmetic,
             last: None,
-            landing: Landing::default(),
             reuses: config.reuse_threshold > 0.0,
+            free_since: Instant::now(),
             // Asked for until somebody has seen them on a GPU.
             graphs: torch_device.is_cuda() && std::env::var_os("OSDD_CUDA_GRAPHS").is_some_and(|v| v == "1"),
         })
@@ -116,44 +141,42 @@ impl<P: Picture> Restorer<P> {
         self.tiles.shrink()
     }
 
-    /// `None` once the frame is not `wanted` any more, which is asked before each batch of tiles. Nothing of the frame changes; it is
-    /// mutable because it goes to another thread and need not be fit to be seen by two.
+    /// Asks the device for a frame; a CPU has then made it. `None` once the frame is not `wanted` any more, which is asked before each batch
+    /// of tiles. Nothing of the frame changes; it is mutable because it goes to another thread and need not be fit to be seen by two.
     ///
     /// # Errors
     /// Too little memory, or a failure of the device.
-    pub fn restore(
+    pub fn begin(
         &mut self,
         frame: &mut P,
         gamma: f64,
         strength: f64,
         wanted: &(dyn Fn() -> bool + Sync),
-    ) -> Result<Option<Restored<P>>> {
+    ) -> Result<Option<Begun<P>>> {
         with_threads(self.arithmetic.fused, || {
-            self.restore_here(frame, gamma, strength, wanted)
+            self.begin_here(frame, gamma, strength, wanted)
         })
     }
 
-    fn restore_here(
+    fn begin_here(
         &mut self,
         frame: &mut P,
         gamma: f64,
         strength: f64,
         wanted: &dyn Fn() -> bool,
-    ) -> Result<Option<Restored<P>>> {
+    ) -> Result<Option<Begun<P>>> {
         let start = Instant::now();
         let frame = &*frame;
         if strength == 0.0 {
-            let times = StageTimes {
-                total: start.elapsed(),
-                ..StageTimes::default()
-            };
-            return Ok(Some(Restored {
-                frame: frame.try_clone()?,
-                times,
+            return Ok(Some(Begun {
+                frame: Arriving::here(frame.try_clone()?),
+                finite: None,
+                start,
+                times: StageTimes::default(),
                 tiles: 0,
-                tiles_failed: 0,
                 tiles_reused: 0,
                 tiles_skipped: 0,
+                kept: false,
             }));
         }
         self.weights.set_gamma(gamma)?;
@@ -186,20 +209,46 @@ impl<P: Picture> Restorer<P> {
         let still = repeats && joined.tiles + joined.tiles_skipped == 0;
         let last = self.last.take().filter(|_| still);
         let frame = match last.and_then(|last| frame.repeated(last)) {
-            Some(frame) => frame,
-            None => frame.with_colours(&output, &mut self.landing)?,
+            Some(frame) => Arriving::here(frame),
+            None => frame.with_colours(&output, &input)?,
         };
-        self.last = if repeats { Some(frame.try_clone()?) } else { None };
         times.download = blended.elapsed();
-        times.total = start.elapsed();
-        Ok(Some(Restored {
+        Ok(Some(Begun {
             frame,
+            finite: joined.finite,
+            start,
             times,
             tiles: joined.tiles,
-            tiles_failed: joined.tiles_failed,
             tiles_reused: joined.tiles_reused,
             tiles_skipped: joined.tiles_skipped,
+            kept: repeats,
         }))
+    }
+
+    /// Waits for a frame; those that were begun before it come first.
+    ///
+    /// # Errors
+    /// A failure of the device, or too little memory.
+    pub fn finish(&mut self, begun: Begun<P>) -> Result<Restored<P>> {
+        let waited = Instant::now();
+        let frame = begun.frame.arrive()?;
+        let tiles_failed = Joined::failed(begun.finite.as_ref())?;
+        if begun.kept {
+            self.last = Some(frame.try_clone()?);
+        }
+        let mut times = begun.times;
+        times.download += waited.elapsed();
+        // Not what it has waited for the frame before.
+        times.total = begun.start.max(self.free_since).elapsed();
+        self.free_since = Instant::now();
+        Ok(Restored {
+            frame,
+            times,
+            tiles: begun.tiles,
+            tiles_failed,
+            tiles_reused: begun.tiles_reused,
+            tiles_skipped: begun.tiles_skipped,
+        })
     }
 }
 
@@ -224,8 +273,8 @@ mod tests {
         for (tiles, asked) in [(0, 1), (2, 3), (5, 5)] {
             let questions = AtomicUsize::new(0);
             let wanted = || questions.fetch_add(1, Ordering::Relaxed) < tiles;
-            let restored = restorer.restore(&mut frame, 1.0, 1.0, &wanted).unwrap();
-            assert_eq!(restored.is_some(), tiles == 5, "wanted for {tiles} tiles");
+            let begun = restorer.begin(&mut frame, 1.0, 1.0, &wanted).unwrap();
+            assert_eq!(begun.is_some(), tiles == 5, "wanted for {tiles} tiles");
             assert_eq!(questions.into_inner(), asked);
         }
     }

@@ -12,6 +12,7 @@ use super::reuse::Reuse;
 use super::sharp::Sharp;
 use super::{EngineConfig, StageTimes};
 use crate::Result;
+use crate::device::{self, fetch};
 use crate::memory;
 use crate::tile::{Tile, TileGrid, reflect};
 
@@ -31,8 +32,9 @@ pub(super) struct Joined {
     /// `[1, 3, H, W]`, float32.
     pub image: Tensor,
     pub tiles: usize,
-    /// Tiles for which the model gave numbers that are not finite: they show the input.
-    pub tiles_failed: usize,
+    /// Which of these are the model's, as numbers from [`fetch`]: the others show the input, because it gave numbers that are not
+    /// finite. `None` where there are none.
+    pub finite: Option<Tensor>,
     /// Tiles that show what they showed before.
     pub tiles_reused: usize,
     /// Tiles that show the input because it is sharp; `tiles` has what is neither.
@@ -89,6 +91,7 @@ impl TiledPass {
         times: &mut StageTimes,
     ) -> Result<Option<Joined>> {
         let (_, _, height, width) = image.size4()?;
+        let device = self.device;
         let plan = self.plan_for(width as usize, height as usize, model)?;
         plan.passing = false;
         let start = Instant::now();
@@ -123,20 +126,27 @@ impl TiledPass {
                 None => return Ok(None),
             },
         };
-        let failed = match finite.is_empty() {
-            true => Vec::new(),
-            false => failures(&finite, &blurred)?,
+        let finite = match finite.is_empty() {
+            true => None,
+            false => Some(fetch(
+                &Tensor::f_cat(&finite, 0)?.f_view(-1)?.f_to_kind(Kind::Int64)?,
+            )?),
         };
         if let Some(reuse) = &mut plan.reuse {
             reuse.keep_frame(&joined);
-            failed.iter().for_each(|&tile| reuse.forget(tile));
+            if let Some(finite) = &finite {
+                device::synchronize(device)?;
+                let finite = Vec::<i64>::try_from(finite)?;
+                let failed = blurred.iter().zip(finite).filter(|(_, finite)| *finite == 0);
+                failed.for_each(|(&tile, _)| reuse.forget(tile));
+            }
         }
         // The model's share is added where it runs.
         times.blend += start.elapsed().saturating_sub(times.model);
         Ok(Some(Joined {
             image: joined.f_narrow(2, 0, height)?.f_narrow(3, 0, width)?,
             tiles: blurred.len(),
-            tiles_failed: failed.len(),
+            finite,
             tiles_reused: plan.tiles.len() - blurred.len() - skipped.len(),
             tiles_skipped: skipped.len(),
         }))
@@ -174,6 +184,8 @@ impl TiledPass {
             }
             let frames = match self.reuse_threshold > 0.0 {
                 true => FRAMES + REUSE_FRAMES,
+                // Of one that comes back, too.
+                false if self.device != Device::Cpu => 2 * FRAMES,
                 false => FRAMES,
             };
             let (grid, cut) = self
@@ -295,11 +307,15 @@ impl Plan {
     }
 }
 
-/// Which of the `tiles` that went through the model were not finite.
-fn failures(finite: &[Tensor], tiles: &[usize]) -> Result<Vec<usize>> {
-    let finite = Vec::<i64>::try_from(Tensor::f_cat(finite, 0)?.f_view(-1)?.f_to_kind(Kind::Int64)?)?;
-    let failed = tiles.iter().zip(finite).filter(|(_, finite)| *finite == 0);
-    Ok(failed.map(|(&tile, _)| tile).collect())
+impl Joined {
+    /// Tiles that show the input because the model gave numbers for them that are not finite, once all of it is there.
+    ///
+    /// # Errors
+    /// None in practice.
+    pub fn failed(finite: Option<&Tensor>) -> Result<usize> {
+        let finite = finite.map(Vec::<i64>::try_from).transpose()?;
+        Ok(finite.map_or(0, |finite| finite.iter().filter(|&&finite| finite == 0).count()))
+    }
 }
 
 /// Rows (axis 1) or columns (axis 2 of `[1, H, W, 3]`) of a channels-last image, which it stays.
@@ -342,7 +358,7 @@ mod tests {
             let error = (joined.image + &image * 0.5).abs().max().double_value(&[]);
             assert!(error < 1e-5, "{width}x{height}: {error}");
             assert_eq!(joined.tiles > 1, width > 64 || height > 64);
-            assert_eq!(joined.tiles_failed, 0);
+            assert_eq!(Joined::failed(joined.finite.as_ref()).unwrap(), 0);
         }
     }
 
@@ -376,7 +392,7 @@ mod tests {
                 let _ = image.narrow(3, 64 * tile, 64).narrow(1, 0, 1).fill_(tile as f64);
             }
             let joined = run(&mut pass, &image, &model).unwrap();
-            assert_eq!(joined.tiles_failed, bad as usize);
+            assert_eq!(Joined::failed(joined.finite.as_ref()).unwrap(), bad as usize);
             for (tile, failed) in [(0, true), (1, bad == 2), (2, false)] {
                 if 64 * (tile + 1) > width {
                     continue;

@@ -1,13 +1,15 @@
 //! The thread that owns the device and its tensors.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::flight::Reply;
-use super::restore::{Restored, Restorer};
+use super::restore::{Begun, Restored, Restorer};
 use super::{EngineConfig, EngineInfo, Output, Picture, StageTimes, Stats};
 use crate::memory;
 use crate::{Error, ErrorKind, Result};
@@ -116,24 +118,113 @@ pub(super) fn run<P: Picture>(
     if ready.send(Ok(restorer.info().clone())).is_err() {
         return;
     }
-    let mut restorer = Some(restorer);
-    for mut job in jobs {
+    let mut worker = Worker {
+        begun: VecDeque::new(),
+        restorer: Some(restorer),
+        shared,
+        replies,
+    };
+    while let Some(step) = worker.next(jobs) {
+        let heard = match step {
+            Step::Begin(job) => worker.begin(job),
+            Step::Finish => worker.finish(),
+        };
+        if heard.is_none() {
+            return;
+        }
+    }
+}
+
+/// Frames that a device is asked for at a time: while one comes back, it works on the other.
+const MOST_BEGUN: usize = 2;
+
+/// How often the device is asked whether it is done, while the next frame may come.
+const POLL: Duration = Duration::from_micros(100);
+
+struct Worker<'a, P> {
+    /// Frames that the device has been asked for, the oldest first; gone before what they were made with.
+    begun: VecDeque<(Job<P>, f64, Begun<P>)>,
+    /// `None` after a failure.
+    restorer: Option<Restorer<P>>,
+    shared: &'a Shared,
+    replies: &'a Sender<Reply<P>>,
+}
+
+enum Step<P> {
+    Begin(Job<P>),
+    /// The oldest that has begun.
+    Finish,
+}
+
+impl<P: Picture> Worker<'_, P> {
+    /// Waits for it. `None` once there is nobody to work for.
+    fn next(&self, jobs: &Receiver<Job<P>>) -> Option<Step<P>> {
+        let Some((.., oldest)) = self.begun.front() else {
+            return jobs.recv().ok().map(Step::Begin);
+        };
+        while self.begun.len() < MOST_BEGUN && !oldest.is_here() {
+            match jobs.recv_timeout(POLL) {
+                Ok(job) => return Some(Step::Begin(job)),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+        Some(Step::Finish)
+    }
+
+    /// Asks the device for a frame, in smaller pieces where memory runs out; where these do not help, once more with what was kept given
+    /// back. `None` once nobody listens.
+    fn begin(&mut self, mut job: Job<P>) -> Option<()> {
+        let shared = self.shared;
         let (gamma, strength) = job
             .settings
             .unwrap_or_else(|| (shared.gamma.load(), shared.strength.load()));
-        let result = match &mut restorer {
-            Some(restorer) => {
-                let wanted = || shared.epoch.load(Ordering::Relaxed) == job.epoch;
-                restore(restorer, &mut job.frame, gamma, strength, &wanted)
+        let wanted = || shared.epoch.load(Ordering::Relaxed) == job.epoch;
+        let mut last = false;
+        let begun = loop {
+            let Some(restorer) = &mut self.restorer else {
+                // Every frame gets an answer, so that nobody waits for a worker that cannot work.
+                break Err(shared.failure());
+            };
+            match guarded(|| restorer.begin(&mut job.frame, gamma, strength, &wanted)) {
+                Err(error) if error.kind() == ErrorKind::NoMemory && !last => {
+                    tracing::debug!("once more after: {error}");
+                    if self.begun.is_empty() {
+                        last = !restorer.shrink();
+                    } else {
+                        self.finish_all()?;
+                    }
+                }
+                begun => break begun,
             }
-            // Every frame gets an answer, so that nobody waits for a worker that cannot work.
-            None => Err(shared.failure()),
         };
-        let result = match result {
+        match begun {
             // Its result would be stale.
-            Ok(None) => continue,
-            Ok(Some(restored)) => {
-                shared.count(|stats| stats.add(&restored));
+            Ok(None) => Some(()),
+            Ok(Some(begun)) => {
+                let alone = begun.is_alone();
+                self.begun.push_back((job, gamma, begun));
+                if alone { self.finish_all() } else { Some(()) }
+            }
+            Err(error) => {
+                // Those before it may be well.
+                self.finish_all()?;
+                let error = self.failed(error);
+                self.reply(job.epoch, Err(error))
+            }
+        }
+    }
+
+    /// Waits for the oldest frame that has begun, and sends it. `None` once nobody listens.
+    fn finish(&mut self) -> Option<()> {
+        let (job, gamma, begun) = self.begun.pop_front()?;
+        let restored = match &mut self.restorer {
+            Some(restorer) => guarded(|| restorer.finish(begun)),
+            None => Err(self.shared.failure()),
+        };
+        let result = match restored {
+            Ok(restored) => {
+                self.shared.count(|stats| stats.add(&restored));
                 Ok(Output {
                     id: job.id,
                     frame: restored.frame,
@@ -143,42 +234,30 @@ pub(super) fn run<P: Picture>(
                     times: restored.times,
                 })
             }
-            Err(error) => {
-                if restorer.take().is_some() {
-                    tracing::debug!("the worker stops: {error}");
-                    shared.fail(&error);
-                }
-                Err(error)
-            }
+            Err(error) => Err(self.failed(error)),
         };
-        let reply = Reply {
-            epoch: job.epoch,
-            result: Some(result),
-        };
-        if replies.send(reply).is_err() {
-            return;
-        }
+        self.reply(job.epoch, result)
     }
-}
 
-/// The restored frame, in smaller pieces where memory runs out; where these do not help, once more with what was kept given back.
-/// `None` once it is not `wanted` any more.
-fn restore<P: Picture>(
-    restorer: &mut Restorer<P>,
-    frame: &mut P,
-    gamma: f64,
-    strength: f64,
-    wanted: &(dyn Fn() -> bool + Sync),
-) -> Result<Option<Restored<P>>> {
-    let mut last = false;
-    loop {
-        match guarded(|| restorer.restore(frame, gamma, strength, wanted)) {
-            Err(error) if error.kind() == ErrorKind::NoMemory && !last => {
-                last = !restorer.shrink();
-                tracing::debug!("once more after: {error}");
-            }
-            result => return result,
+    fn finish_all(&mut self) -> Option<()> {
+        while !self.begun.is_empty() {
+            self.finish()?;
         }
+        Some(())
+    }
+
+    /// Nothing works after it.
+    fn failed(&mut self, error: Error) -> Error {
+        if self.restorer.take().is_some() {
+            tracing::debug!("the worker stops: {error}");
+            self.shared.fail(&error);
+        }
+        error
+    }
+
+    fn reply(&self, epoch: u64, result: Result<Output<P>>) -> Option<()> {
+        let result = Some(result);
+        self.replies.send(Reply { epoch, result }).ok()
     }
 }
 
@@ -213,6 +292,112 @@ pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[cfg(libtorch_headers)]
+    use crate::engine::{Arriving, Engine};
+    #[cfg(libtorch_headers)]
+    use crate::frame::Frame;
+
+    /// A frame that comes back when the fake GPU says so, after what it was made from has changed nothing.
+    #[cfg(libtorch_headers)]
+    #[derive(Debug)]
+    struct Late(Frame);
+
+    #[cfg(libtorch_headers)]
+    static ASKED_FOR: AtomicU64 = AtomicU64::new(0);
+
+    #[cfg(libtorch_headers)]
+    impl Picture for Late {
+        fn check(&self) -> Result<()> {
+            self.0.check()
+        }
+
+        fn to_tensor(&self, device: tch::Device) -> Result<tch::Tensor> {
+            self.0.to_tensor(device)
+        }
+
+        fn with_colours(&self, colours: &tch::Tensor, before: &tch::Tensor) -> Result<Arriving<Self>> {
+            let frame = self.0.with_colours(colours, before)?.arrive()?;
+            let late = Arriving::behind(tch::Device::Cuda(0), || Ok(Late(frame)));
+            ASKED_FOR.fetch_add(1, Ordering::SeqCst);
+            late
+        }
+
+        fn try_clone(&self) -> Result<Self> {
+            self.0.try_clone().map(Late)
+        }
+
+        fn repeated(&self, _: Self) -> Option<Self> {
+            None
+        }
+    }
+
+    /// Whether so many frames have been asked for, which takes a while.
+    #[cfg(libtorch_headers)]
+    fn are_asked_for(frames: u64) {
+        while ASKED_FOR.load(Ordering::SeqCst) < frames {
+            std::thread::yield_now();
+        }
+        assert_eq!(ASKED_FOR.load(Ordering::SeqCst), frames);
+    }
+
+    #[cfg(libtorch_headers)]
+    #[test]
+    fn a_device_works_on_the_next_frame_while_one_comes_back() {
+        let Some(fake) = crate::fake_gpu::FakeGpu::installed() else {
+            return;
+        };
+        let (config, format) = (EngineConfig::default(), crate::frame::PixelFormat::Rgb8);
+        let config = EngineConfig { depth: 4, ..config };
+        let plain = Engine::new(config.clone()).unwrap();
+        let late = Engine::<Late>::of_pictures(config).unwrap();
+        let frame = |shade| {
+            let mut frame = Frame::new(64, 48, format);
+            frame
+                .data
+                .iter_mut()
+                .enumerate()
+                .for_each(|(i, byte)| *byte = (i % 251 / 4) as u8 + shade);
+            frame
+        };
+        for shade in [0, 40, 80, 120] {
+            late.send(Late(frame(shade))).unwrap();
+        }
+        // Two are asked for, and the others wait for the first.
+        are_asked_for(2);
+        assert!(late.try_receive().unwrap().is_none());
+        for (id, shade) in [0, 40, 80, 120].into_iter().enumerate() {
+            fake.reach(id as i64 + 1);
+            let output = late.receive().unwrap().unwrap();
+            assert_eq!(output.id, id as u64);
+            plain.send(frame(shade)).unwrap();
+            assert_eq!(output.frame.0, plain.receive().unwrap().unwrap().frame);
+            are_asked_for((id as u64 + 3).min(4));
+        }
+
+        // Those under way when somebody flushes come back to nobody.
+        for shade in [0, 40] {
+            late.send(Late(frame(shade))).unwrap();
+        }
+        are_asked_for(6);
+        late.flush();
+        late.send(Late(frame(80))).unwrap();
+        fake.reach(7);
+        let output = late.receive().unwrap().unwrap();
+        assert_eq!(output.id, 6);
+
+        // The device is lost while two are under way.
+        for shade in [0, 40, 80] {
+            late.send(Late(frame(shade))).unwrap();
+        }
+        are_asked_for(9);
+        fake.lose_events();
+        fake.reach(10);
+        for _ in 0..3 {
+            let error = late.receive().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Device, "{error}");
+        }
+        assert!(late.send(Late(frame(0))).is_err());
+    }
 
     #[test]
     fn a_panic_becomes_an_error() {

@@ -1,7 +1,7 @@
 //! A frame as the engine is given it, wherever it is.
 
 use osdd::Result;
-use osdd::engine::{self, Landing};
+use osdd::engine::{self, Arriving};
 use osdd::frame::Frame;
 use tch::{Device, Tensor};
 
@@ -30,10 +30,10 @@ impl engine::Picture for Picture {
         }
     }
 
-    fn with_colours(&self, tensor: &Tensor, landing: &mut Landing) -> Result<Self> {
+    fn with_colours(&self, colours: &Tensor, before: &Tensor) -> Result<Arriving<Self>> {
         Ok(match self {
-            Self::Host(frame) => Self::Host(frame.with_colours(tensor, landing)?),
-            Self::Cuda(frame) => Self::Cuda(frame.with_colours(tensor, landing)?),
+            Self::Host(frame) => frame.with_colours(colours, before)?.map(Self::Host),
+            Self::Cuda(frame) => frame.with_colours(colours, before)?.map(Self::Cuda),
         })
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use gst_video::VideoMeta;
 use osdd::device::synchronize;
-use osdd::engine::{Landing, Picture};
+use osdd::engine::{Arriving, Picture};
 use tch::{Device, Kind, Tensor};
 
 use super::{Access, Copy2D, Gpu, Layout, Place};
@@ -157,13 +157,11 @@ impl Picture for CudaFrame {
         self.layout.to_rgb(&self.memory)
     }
 
-    fn with_colours(&self, tensor: &Tensor, _: &mut Landing) -> osdd::Result<Self> {
+    fn with_colours(&self, colours: &Tensor, before: &Tensor) -> osdd::Result<Arriving<Self>> {
         let changed = self.copy()?;
-        let before = self.layout.to_rgb(&self.memory)?;
         self.layout
-            .change(&changed.memory, &before, &tensor.f_to_kind(Kind::Float)?)?;
-        synchronize(self.memory.device())?;
-        Ok(changed)
+            .change(&changed.memory, before, &colours.f_to_kind(Kind::Float)?)?;
+        Arriving::behind(self.memory.device(), || Ok(changed))
     }
 
     fn try_clone(&self) -> osdd::Result<Self> {

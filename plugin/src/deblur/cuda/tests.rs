@@ -6,7 +6,7 @@ mod pipelines;
 use std::sync::Arc;
 
 use gst_video::{VideoFormat, VideoFrameRef, VideoInfo};
-use osdd::engine::{Landing, Picture as _};
+use osdd::engine::{Arriving, Picture as _};
 use osdd::frame::Frame;
 use tch::{Kind, Tensor};
 
@@ -120,7 +120,8 @@ fn a_frame_that_the_model_leaves_alone_keeps_its_bits() {
         let frame = CudaFrame::new(layout, memory.copy());
         let rgb = frame.to_tensor(tch::Device::Cpu).expect("colours");
         let same = frame
-            .with_colours(&rgb, &mut Landing::default())
+            .with_colours(&rgb, &rgb)
+            .and_then(Arriving::arrive)
             .expect("a frame");
         assert_eq!(same.memory(), &memory, "{info:?}");
         assert_eq!(frame.memory(), &memory);
@@ -142,8 +143,10 @@ fn what_the_model_changes_comes_out_as_on_the_cpu() {
 
             let layout = Arc::new(Layout::of(&info).expect("a layout"));
             let frame = CudaFrame::new(layout.clone(), tensor(&before));
+            let before = frame.to_tensor(tch::Device::Cpu).expect("colours");
             let frame = frame
-                .with_colours(&colours, &mut Landing::default())
+                .with_colours(&colours, &before)
+                .and_then(Arriving::arrive)
                 .expect("a frame");
             for (colour, samples) in layout.samples().iter().enumerate() {
                 let [ours, theirs] = [frame.memory(), &tensor(&output)]
