@@ -7,7 +7,7 @@ use std::path::Path;
 mod rpath;
 
 const SOURCES: [&str; 4] = [
-    "src/device.cpp",
+    "src/device/libtorch.cpp",
     "src/graph.cpp",
     "src/memory.cpp",
     "src/nn/cuda/function.cpp",
