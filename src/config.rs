@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::nn::{BlockKind, NormKind};
 use crate::{Error, Result};
 
+/// Overlap of the tiles of a model that says nothing of it, in pixels.
+pub(crate) const DEFAULT_OVERLAP: usize = 128;
+
 /// Channels that no layer has more of.
 const MAX_WIDTH: i64 = 1 << 16;
 
@@ -20,8 +23,19 @@ pub struct ModelConfig {
     pub prompt: PromptConfig,
     pub scheduler: SchedulerConfig,
     pub lora: LoraConfig,
+    /// Pixels that neighbouring tiles are to share: as far as the model sees, more or less.
+    #[serde(default = "tile_overlap", skip_serializing_if = "is_tile_overlap")]
+    pub tile_overlap: usize,
     /// Dtype of the tensors in the weight files.
     pub weights_dtype: WeightsDtype,
+}
+
+fn tile_overlap() -> usize {
+    DEFAULT_OVERLAP
+}
+
+fn is_tile_overlap(overlap: &usize) -> bool {
+    *overlap == DEFAULT_OVERLAP
 }
 
 /// The enhanced VAE: an autoencoder with encoder-to-decoder skips.

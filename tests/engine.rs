@@ -214,10 +214,30 @@ fn tiles_cannot_be_seen() {
 }
 
 #[test]
+fn the_overlap_is_what_the_model_or_the_caller_asks_for() {
+    let overlap = |tile_overlap, tile_size| {
+        let config = EngineConfig {
+            tile_overlap,
+            tile_size,
+            ..config()
+        };
+        Engine::new(config).unwrap().info().tile_overlap
+    };
+    assert_eq!(overlap(None, None), 128);
+    assert_eq!(overlap(Some(40), None), 40);
+    // More than small tiles have.
+    assert_eq!(overlap(None, Some(64)), 128);
+    assert_eq!(
+        osdd::weights::load_config("models/small").unwrap().tile_overlap,
+        256
+    );
+}
+
+#[test]
 fn every_size_works_down_to_one_pixel() {
     let engine = Engine::new(EngineConfig {
         tile_size: Some(64),
-        tile_overlap: 16,
+        tile_overlap: Some(16),
         ..config()
     })
     .unwrap();
@@ -332,7 +352,7 @@ fn a_scene_that_stands_still_is_made_once() {
     let engine = Engine::new(EngineConfig {
         reuse_threshold: 1.0,
         tile_size: Some(64),
-        tile_overlap: 0,
+        tile_overlap: Some(0),
         ..config()
     })
     .unwrap();

@@ -10,7 +10,7 @@ fn restore(tile_size: usize, width: usize, height: usize) -> Engine {
     let config = EngineConfig {
         device: Device::Cpu,
         tile_size: Some(tile_size),
-        tile_overlap: 0,
+        tile_overlap: Some(0),
         ..EngineConfig::default()
     };
     let engine = Engine::new(config).unwrap();

@@ -15,8 +15,10 @@ pub struct EngineConfig {
     /// are fused for the CPU's caches; else 512 on a CPU, and on a GPU frames of up to a megapixel as a whole and
     /// tiles of 768 above. 512 also where tiles may be reused or skipped.
     pub tile_size: Option<usize>,
-    /// Overlap of neighbouring tiles in pixels, or half of a tile's side where that is less. With 128, `nano`'s tiles match the whole frame to within 1/255.
-    pub tile_overlap: usize,
+    /// Overlap of neighbouring tiles in pixels, or half of a tile's side where that is less. `None` is what the model asks for
+    /// ([`ModelConfig::tile_overlap`](crate::config::ModelConfig::tile_overlap)): 128, with which `nano`'s tiles match the whole frame to
+    /// within 1/255, or for `small` 256.
+    pub tile_overlap: Option<usize>,
     /// Tiles that run together; 0 leaves it to the engine.
     pub tile_batch: usize,
     /// A tile is shown again, without the model, while no sample of it differs by more than this, in levels of 255, from what
@@ -49,7 +51,7 @@ impl Default for EngineConfig {
             device: Device::Auto,
             precision: Precision::Auto,
             tile_size: None,
-            tile_overlap: 128,
+            tile_overlap: None,
             tile_batch: 0,
             reuse_threshold: 0.0,
             skip_sharp: 0.0,

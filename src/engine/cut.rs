@@ -5,6 +5,7 @@ use tch::Device;
 use super::EngineConfig;
 use super::budget::Budget;
 use crate::Result;
+use crate::config::DEFAULT_OVERLAP;
 use crate::tile::TileGrid;
 
 /// Tiles that run together on a GPU where the caller leaves it open.
@@ -36,7 +37,7 @@ impl Cut {
         Cut {
             tile_size: config.resolved_tile_size(large_tiles, gpu),
             whole_frame: config.whole_frame(large_tiles, gpu),
-            overlap: config.tile_overlap,
+            overlap: config.tile_overlap.unwrap_or(DEFAULT_OVERLAP),
             batch: match config.tile_batch {
                 0 => auto,
                 batch => batch,
@@ -125,7 +126,7 @@ mod tests {
     fn frames_are_cut_smaller_where_memory_is_short() {
         let config = EngineConfig {
             tile_size: Some(0),
-            tile_overlap: 16,
+            tile_overlap: Some(16),
             tile_batch: 8,
             ..EngineConfig::default()
         };

@@ -64,6 +64,8 @@ pub struct EngineInfo {
     pub precision: Precision,
     /// Largest side of a tile in pixels; 0 is the whole frame. Where memory is short, tiles are smaller.
     pub tile_size: usize,
+    /// Pixels that neighbouring tiles share, where they are large enough.
+    pub tile_overlap: usize,
 }
 
 /// Why a frame was not taken; it comes back.

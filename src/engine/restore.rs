@@ -111,12 +111,18 @@ impl<P: Picture> Restorer<P> {
         let (fused, large_tiles) = (arithmetic.fused, arithmetic.large_tiles);
         let multiple = shared.config().size_multiple();
         let budget = with_threads(fused, move || Budget::measure(&model, multiple, torch_device))?;
+        let tile_overlap = config.tile_overlap.unwrap_or(shared.config().tile_overlap);
+        let config = &EngineConfig {
+            tile_overlap: Some(tile_overlap),
+            ..config.clone()
+        };
         Ok(Restorer {
             info: EngineInfo {
                 model: config.model.clone(),
                 device,
                 precision,
                 tile_size: config.resolved_tile_size(large_tiles, torch_device.is_cuda()),
+                tile_overlap,
             },
             config: shared.config().clone(),
             weights,
@@ -263,7 +269,7 @@ mod tests {
     fn a_frame_is_given_up_between_two_tiles() {
         let config = EngineConfig {
             tile_size: Some(64),
-            tile_overlap: 0,
+            tile_overlap: Some(0),
             ..EngineConfig::default()
         };
         let _no_grad = tch::no_grad_guard();

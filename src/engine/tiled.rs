@@ -345,7 +345,7 @@ mod tests {
     fn a_pointwise_model_gives_the_same_with_tiles() {
         let config = EngineConfig {
             tile_size: Some(64),
-            tile_overlap: 16,
+            tile_overlap: Some(16),
             tile_batch: 3,
             ..EngineConfig::default()
         };
@@ -367,7 +367,7 @@ mod tests {
         for (width, bad) in [(64, 1), (192, 2)] {
             let config = EngineConfig {
                 tile_size: Some(64),
-                tile_overlap: 0,
+                tile_overlap: Some(0),
                 tile_batch: 2,
                 ..EngineConfig::default()
             };
@@ -415,7 +415,7 @@ mod tests {
     fn a_frame_that_nobody_wants_ends_with_its_tile_and_leaves_nothing_stale() {
         let config = EngineConfig {
             tile_size: Some(64),
-            tile_overlap: 16,
+            tile_overlap: Some(16),
             reuse_threshold: 2.0,
             ..EngineConfig::default()
         };
@@ -442,7 +442,7 @@ mod tests {
     fn only_tiles_that_changed_are_made_anew_where_that_is_asked_for() {
         let config = EngineConfig {
             tile_size: Some(64),
-            tile_overlap: 16,
+            tile_overlap: Some(16),
             reuse_threshold: 2.0,
             ..EngineConfig::default()
         };
@@ -489,7 +489,7 @@ mod tests {
     fn only_what_tiles_take_is_made_smaller() {
         let config = EngineConfig {
             tile_size: Some(512),
-            tile_overlap: 16,
+            tile_overlap: Some(16),
             ..EngineConfig::default()
         };
         let mut tiles = TiledPass::new(&config, true, 8, Device::Cpu, None);
@@ -513,7 +513,7 @@ mod tests {
     fn sharp_tiles_show_the_input_and_are_counted() {
         let config = EngineConfig {
             tile_size: Some(64),
-            tile_overlap: 0,
+            tile_overlap: Some(0),
             skip_sharp: 0.3,
             reuse_threshold: 1.0,
             ..EngineConfig::default()

@@ -103,7 +103,7 @@ impl Default for Settings {
             device: engine.device.to_string(),
             precision: Precision::default(),
             tile_size: engine.tile_size.map_or(-1, |size| size as i32),
-            tile_overlap: engine.tile_overlap as i32,
+            tile_overlap: engine.tile_overlap.map_or(-1, |overlap| overlap as i32),
             tile_batch: engine.tile_batch as i32,
             reuse_threshold: engine.reuse_threshold,
             skip_sharp: engine.skip_sharp,
@@ -131,7 +131,7 @@ impl Settings {
             device: self.device.parse::<Device>()?,
             precision: self.precision.into(),
             tile_size: usize::try_from(self.tile_size).ok(),
-            tile_overlap: self.tile_overlap as usize,
+            tile_overlap: usize::try_from(self.tile_overlap).ok(),
             tile_batch: self.tile_batch as usize,
             reuse_threshold: self.reuse_threshold,
             skip_sharp: self.skip_sharp,
@@ -235,8 +235,8 @@ pub(crate) fn properties() -> Vec<glib::ParamSpec> {
             .build(),
         glib::ParamSpecInt::builder("tile-overlap")
             .nick("Tile overlap")
-            .blurb("Pixels that neighbouring tiles share and blend; of small tiles half their edge at most")
-            .minimum(0)
+            .blurb("Pixels that neighbouring tiles share and blend; of small tiles half their edge at most (-1 = what the model asks for)")
+            .minimum(-1)
             .maximum(4096)
             .default_value(defaults.tile_overlap)
             .mutable_ready()

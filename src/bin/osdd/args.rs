@@ -119,9 +119,10 @@ pub(crate) struct RuntimeArgs {
     /// else 512, on a GPU 768 and frames up to a megapixel as a whole]
     #[arg(long, value_name = "PX")]
     pub tile: Option<usize>,
-    /// Overlap of neighbouring tiles in pixels, or half of a tile where that is less
-    #[arg(long, default_value_t = 128, value_name = "PX")]
-    pub overlap: usize,
+    /// Overlap of neighbouring tiles in pixels, or half of a tile where that is less [default: what the model asks for, 128 for
+    /// nano and 256 for small]
+    #[arg(long, value_name = "PX")]
+    pub overlap: Option<usize>,
 }
 
 impl EngineArgs {
@@ -133,15 +134,17 @@ impl EngineArgs {
 
     /// The same arguments again, for a child process.
     pub fn to_command_line(&self) -> Vec<String> {
-        let tile = self.runtime.tile.map(|tile| ("--tile", tile.to_string()));
+        let pixels = [("--tile", self.runtime.tile), ("--overlap", self.runtime.overlap)];
+        let pixels = pixels
+            .into_iter()
+            .filter_map(|(name, pixels)| Some((name, pixels?.to_string())));
         [
             ("--model", self.model.clone()),
             ("--device", self.runtime.device.to_string()),
             ("--precision", self.runtime.precision.to_string()),
-            ("--overlap", self.runtime.overlap.to_string()),
         ]
         .into_iter()
-        .chain(tile)
+        .chain(pixels)
         .map(|(name, value)| format!("{name}={value}"))
         .collect()
     }

@@ -74,6 +74,7 @@ fn engine(size: Size, args: &BenchArgs) -> Result<Sample> {
         device: info.device.to_string(),
         precision: info.precision.to_string(),
         tile_size: info.tile_size,
+        tile_overlap: info.tile_overlap,
         latency_ms: Some(latency_ms(size, args)?),
         stages: Some(Stages {
             upload_ms: mean_ms(times.upload),
@@ -172,6 +173,7 @@ fn pipeline(size: Size, args: &BenchArgs, moving_gamma: bool) -> Result<Sample> 
         device: told("device", &args.engine.runtime.device.to_string()),
         precision: told("precision", &args.engine.runtime.precision.to_string()),
         tile_size: args.engine.runtime.tile.unwrap_or_default(),
+        tile_overlap: args.engine.runtime.overlap.unwrap_or_default(),
         latency_ms: None,
         stages: None,
     })

@@ -35,6 +35,7 @@ struct Sample {
     device: String,
     precision: String,
     tile_size: usize,
+    tile_overlap: usize,
     /// Of a single frame, where it was measured.
     latency_ms: Option<f64>,
     /// Means per frame, where the measurement knows them.
@@ -188,7 +189,7 @@ fn measure_all(args: &BenchArgs, sizes: &[Size]) -> Result<Report> {
         precision: resolved.precision,
         gamma: args.gamma,
         tile_size: resolved.tile_size,
-        tile_overlap: args.engine.runtime.overlap,
+        tile_overlap: resolved.tile_overlap,
         frames: args.frames,
         rounds: args.rounds,
         others_share: watch.others(),

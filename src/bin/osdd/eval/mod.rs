@@ -134,7 +134,7 @@ impl Plan {
             device: info.device.to_string(),
             precision: info.precision.to_string(),
             tile_size: info.tile_size,
-            tile_overlap: self.runtime.overlap,
+            tile_overlap: info.tile_overlap,
         }
     }
 }

@@ -73,7 +73,9 @@ pub(crate) fn configure(deblur: &gst::Element, args: &EngineArgs) {
     if let Some(tile) = args.runtime.tile {
         deblur.set_property_from_str("tile-size", &tile.to_string());
     }
-    deblur.set_property_from_str("tile-overlap", &args.runtime.overlap.to_string());
+    if let Some(overlap) = args.runtime.overlap {
+        deblur.set_property_from_str("tile-overlap", &overlap.to_string());
+    }
 }
 
 /// The first of these elements that is installed.
