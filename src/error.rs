@@ -67,6 +67,8 @@ pub enum Error {
     DeviceLost { reason: String },
     #[error("not enough memory on {device}: {reason}")]
     NoMemory { device: String, reason: String },
+    #[error("the system gives no {count} threads more, see ulimit -u")]
+    NoThreads { count: usize },
     #[error("the engine's worker stopped: {0}")]
     Worker(String),
     #[error("libtorch: {0}")]
@@ -88,6 +90,8 @@ pub enum ErrorKind {
     Read,
     /// Host or device memory ran out.
     NoMemory,
+    /// The system gives no more threads.
+    NoThreads,
     /// The device does not exist or cannot be used.
     Device,
     /// An argument is out of its range.
@@ -113,6 +117,7 @@ impl Error {
             | TensorDtype { .. }
             | TensorNotFinite { .. } => ErrorKind::Read,
             NoMemory { .. } => ErrorKind::NoMemory,
+            NoThreads { .. } => ErrorKind::NoThreads,
             Device { .. } | DeviceLost { .. } => ErrorKind::Device,
             OutOfRange { .. } | FrameSize { .. } | FramesDiffer(_) | Tile(_) | Data(_) => ErrorKind::Settings,
             Write { .. } | Worker(_) | Torch(_) | Train(_) => ErrorKind::Failed,

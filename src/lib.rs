@@ -18,6 +18,7 @@ pub mod model;
 pub mod nn;
 #[cfg(all(test, libtorch_headers))]
 mod test_library;
+pub mod threads;
 pub mod tile;
 pub mod train;
 pub mod weights;

@@ -42,7 +42,7 @@ use worker::{Job, Shared};
 
 pub use crate::device::{Device, Precision};
 use crate::frame::Frame;
-use crate::{Error, Result, memory};
+use crate::{Error, Result, memory, threads};
 
 /// A running engine; `Send` and `Sync`, so that one thread may send while another receives.
 pub struct Engine<P: Picture = Frame> {
@@ -142,7 +142,7 @@ impl Engine {
     /// Loads the model (or shares it) and starts the worker; returns when the first frame can be sent.
     ///
     /// # Errors
-    /// A setting out of range, a model that is missing or broken, a device that is not there, too little memory.
+    /// A setting out of range, a model that is missing or broken, a device that is not there, too little memory, too few threads.
     pub fn new(config: EngineConfig) -> Result<Engine> {
         Engine::of_pictures(config)
     }
@@ -155,6 +155,11 @@ impl<P: Picture> Engine<P> {
     /// As [`Engine::new`].
     pub fn of_pictures(config: EngineConfig) -> Result<Engine<P>> {
         config.validate()?;
+        // Its own, libtorch's, and those that share a layer.
+        let count = 2 * usize::try_from(tch::get_num_threads()).unwrap_or(1) + 1;
+        if !threads::are_given(count) {
+            return Err(Error::NoThreads { count });
+        }
         let shared = Arc::new(Shared::new(config.gamma, config.strength));
         let (jobs, waiting) = bounded(config.depth);
         // Room for stale results and wake-ups, so that the worker does not wait for a caller that only flushes.

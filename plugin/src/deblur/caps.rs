@@ -8,13 +8,14 @@ use super::cuda;
 /// What GstVideoConverter can turn into the engine's frames and back; the common ones first, for sources that
 /// can choose.
 #[rustfmt::skip]
-const FORMATS: [&str; 54] = [
+const FORMATS: [&str; 56] = [
     "I420", "NV12", "YV12", "NV21", "Y41B", "Y42B", "NV16", "NV61", "YUY2", "YVYU", "UYVY", "VYUY", "Y444", "NV24", "v308",
     "RGB", "BGR", "RGBx", "BGRx", "xRGB", "xBGR", "GBR", "GRAY8",
     "RGBA", "BGRA", "ARGB", "ABGR", "AYUV", "A420", "GBRA",
     "P010_10LE", "I420_10LE", "I422_10LE", "Y444_10LE", "GBR_10LE", "NV12_10LE32", "v210",
     "P012_LE", "I420_12LE", "I422_12LE", "Y444_12LE", "GBR_12LE", "P016_LE", "Y444_16LE", "GRAY16_LE",
     "A420_10LE", "A422_10LE", "A444_10LE", "GBRA_10LE", "GBRA_12LE", "AYUV64", "ARGB64", "ARGB64_LE", "RGBA64_LE",
+    "BGRA64_LE", "ABGR64_LE",
 ];
 
 /// `video/x-raw` in system memory, and in a GPU's. There is no frame rate here, or caps without one could not pass.

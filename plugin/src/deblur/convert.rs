@@ -12,7 +12,6 @@ use super::{
     layout::{self, bytes},
     planes,
     repack::Repack,
-    threads,
 };
 
 /// Converts between frames of one pair of caps and frames of the engine.
@@ -293,8 +292,22 @@ impl Converter {
     fn config() -> gst_video::VideoConverterConfig {
         let mut config = gst_video::VideoConverterConfig::new();
         config.set_dither_method(gst_video::VideoDitherMethod::None);
-        config.set_threads(threads::of_converter());
+        config.set_threads(threads());
         config
+    }
+}
+
+/// Converters of one element that may be at work at a time, on the way in and on the way out.
+const CONVERTERS: usize = 4;
+
+/// Threads for each GstVideoConverter of an element, the caller's among them.
+fn threads() -> u32 {
+    // More are not faster.
+    let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get().min(4));
+    if threads > 1 && osdd::threads::are_given(CONVERTERS * (threads - 1) + 1) {
+        threads as u32
+    } else {
+        1
     }
 }
 

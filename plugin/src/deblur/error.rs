@@ -29,6 +29,7 @@ pub(crate) fn message(error: &osdd::Error, model: &str, device: &str) -> gst::Er
             ("Device \"{device}\" cannot be used. Set the property \"device\" to \"cpu\", or check the driver."),
             ["{detail}"]
         ),
+        ErrorKind::NoThreads => no_threads(&detail),
         ErrorKind::Settings => gst::error_msg!(
             gst::ResourceError::Settings,
             ("A property has a value that cannot be used: {error}."),
@@ -40,6 +41,15 @@ pub(crate) fn message(error: &osdd::Error, model: &str, device: &str) -> gst::Er
             ["{detail}"]
         ),
     }
+}
+
+/// The message that an element posts where a thread does not start.
+pub(crate) fn no_threads(detail: &str) -> gst::ErrorMessage {
+    gst::error_msg!(
+        gst::CoreError::Thread,
+        ("The system gives no more threads. Raise its limit for this program (ulimit -u, or the container's)."),
+        ["{detail}"]
+    )
 }
 
 /// An error and its causes, on one line.

@@ -19,7 +19,6 @@ use super::queue::{MAX_PENDING, Next};
 use super::reports::StatsMessage;
 use super::settings::LatePolicy;
 use super::stats::count;
-use super::threads;
 use crate::log::CAT;
 
 /// How long the source pad's thread sleeps where nothing happens; then it looks whether a message with statistics is due.
@@ -120,17 +119,11 @@ impl OsddDeblur {
                 element.imp().send_next();
             }
         };
-        let started = match threads::are_given(1) {
-            true => src_pad.start_task(send),
-            false => Err(glib::bool_error!("the system gives no more threads")),
-        };
-        started.map_err(|error| {
-            self.fail(gst::error_msg!(
-                gst::CoreError::Thread,
-                ("The thread that sends frames does not start."),
-                ["{error}"]
-            ))
-        })
+        let started = osdd::threads::are_given(1) && src_pad.start_task(send).is_ok();
+        match started {
+            true => Ok(()),
+            false => Err(self.fail(error::no_threads("for the one that sends frames"))),
+        }
     }
 
     /// A frame was left out: the next one is the first after a gap.

@@ -177,7 +177,7 @@ pub(crate) fn readable<'a>(
     info: &VideoInfo,
 ) -> Result<Cow<'a, gst::BufferRef>, FrameError> {
     let Some(meta) = meta(buffer) else {
-        return Ok(Cow::Borrowed(buffer));
+        return fits(buffer, info).map(|()| Cow::Borrowed(buffer));
     };
     let planes = meta_planes(buffer, &meta, info)?;
     if is_sound(buffer, &meta, info, &planes) {
@@ -186,6 +186,24 @@ pub(crate) fn readable<'a>(
     let mut plain = bytes(Vec::new(), info.size())?;
     copy(&buffer.map_readable()?, &planes, &mut plain, &plain_planes(info));
     Ok(Cow::Owned(gst::Buffer::from_mut_slice(plain)))
+}
+
+/// # Errors
+///
+/// A buffer without a meta is smaller than its caps say.
+fn fits(buffer: &gst::BufferRef, info: &VideoInfo) -> Result<(), FrameError> {
+    match buffer.size() < info.size() {
+        true => Err(glib::bool_error!(
+            "a buffer of {} bytes, where {}x{} {} takes {}",
+            buffer.size(),
+            info.width(),
+            info.height(),
+            info.format(),
+            info.size()
+        )
+        .into()),
+        false => Ok(()),
+    }
 }
 
 /// Has `write` fill a buffer that can be mapped as `info` says: itself, or another that is copied into it then.
@@ -199,7 +217,10 @@ pub(crate) fn write<T>(
     write: impl FnOnce(&mut gst::BufferRef) -> Result<T, FrameError>,
 ) -> Result<T, FrameError> {
     let planes = match meta(buffer) {
-        None => return write(buffer),
+        None => {
+            fits(buffer, info)?;
+            return write(buffer);
+        }
         Some(meta) => {
             let planes = meta_planes(buffer, &meta, info)?;
             (!is_sound(buffer, &meta, info, &planes)).then_some(planes)

@@ -60,7 +60,6 @@ mod repack;
 mod reports;
 mod settings;
 mod stats;
-mod threads;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -27,7 +27,7 @@ pub(crate) fn load() -> Result<()> {
             .with_context(|| format!("cannot load the GStreamer plugin {}", path.display()))?;
     }
     gst::ElementFactory::find(NAME).map(drop).with_context(|| {
-        format!("the GStreamer element {NAME} is missing: neither beside this program nor installed; run `make install`")
+        format!("the GStreamer element {NAME} is missing: neither beside this program nor installed (run `make install`), or GStreamer could not load it (`gst-inspect-1.0 -b` lists such plugins)")
     })
 }
 

@@ -67,13 +67,16 @@ fn play(pipeline: &Pipeline, counters: &Counters, progress: &mut Progress) -> Re
     let bus = pipeline.pipeline.bus().context("the pipeline has no bus")?;
     let mut messages = Messages::default();
     let mut formats_told = false;
+    let mut reached = None;
     // What cannot start posts an error with the reason.
     let _ = pipeline.pipeline.set_state(gst::State::Playing);
     loop {
         interrupt::check()?;
         let frames = counters.deblurred.load(Ordering::Relaxed);
         let position = pipeline.decoded.peer_query_position::<gst::ClockTime>();
-        progress.update(position.map_or(0, gst::ClockTime::nseconds), frames);
+        // Elements that are done do not know where they are.
+        reached = reached.max(position);
+        progress.update(reached.map_or(0, gst::ClockTime::nseconds), frames);
         if frames > 0 && !formats_told {
             formats_told = true;
             progress.line(|| tell_formats(pipeline));
