@@ -188,9 +188,11 @@ pub(crate) fn readable<'a>(
     Ok(Cow::Owned(gst::Buffer::from_mut_slice(plain)))
 }
 
+/// Whether a buffer without a meta can be mapped as its caps say.
+///
 /// # Errors
 ///
-/// A buffer without a meta is smaller than its caps say.
+/// It is smaller.
 fn fits(buffer: &gst::BufferRef, info: &VideoInfo) -> Result<(), FrameError> {
     match buffer.size() < info.size() {
         true => Err(glib::bool_error!(
