@@ -64,6 +64,12 @@ impl Weights {
                 reason: "there are no .safetensors files beside it".into(),
             });
         }
+        if let Some(missing) = missing_part(&paths) {
+            return Err(Error::Config {
+                file: missing.display().to_string(),
+                reason: "this part of the weights is missing".into(),
+            });
+        }
         let mut files = Vec::new();
         for path in paths {
             files.push((path.display().to_string(), Cow::Owned(read(&path)?)));
@@ -192,25 +198,45 @@ fn in_files(tensors: TensorMap) -> BTreeMap<String, TensorMap> {
     let count = files.len();
     let name = |i: usize| match count {
         1 => "model.safetensors".to_owned(),
-        _ => format!("model-{:05}-of-{count:05}.safetensors", i + 1),
+        _ => part_name(i + 1, count),
     };
     let named = files.into_iter().enumerate();
     named.map(|(i, tensors)| (name(i), tensors)).collect()
 }
 
+/// The name of a part of weights, of so many.
+fn part_name(index: usize, count: usize) -> String {
+    format!("model-{index:05}-of-{count:05}.safetensors")
+}
+
+/// Which part of weights a file is by its name, and of how many.
+fn part_of(name: &str) -> Option<(usize, usize)> {
+    let numbers = name.strip_prefix("model-")?.strip_suffix(".safetensors")?;
+    let (index, count) = numbers.split_once("-of-")?;
+    let number = |digits: &str| {
+        let whole = digits.len() == 5 && digits.bytes().all(|b| b.is_ascii_digit());
+        whole.then(|| digits.parse().ok()).flatten()
+    };
+    Some((number(index)?, number(count)?))
+}
+
+/// Of weights in parts, the first that is not among the files of a folder.
+fn missing_part(paths: &[PathBuf]) -> Option<PathBuf> {
+    let parts = paths
+        .iter()
+        .filter_map(|path| Some((path, part_of(path.file_name()?.to_str()?)?)));
+    for (path, (_, count)) in parts {
+        let mut wanted = (1..=count).map(|index| path.with_file_name(part_name(index, count)));
+        if let Some(missing) = wanted.find(|wanted| !paths.contains(wanted)) {
+            return Some(missing);
+        }
+    }
+    None
+}
+
 /// Whether [`Weights::save`] gives files such names.
 fn is_ours(name: &str) -> bool {
-    let Some(middle) = name
-        .strip_prefix("model")
-        .and_then(|name| name.strip_suffix(".safetensors"))
-    else {
-        return false;
-    };
-    let number = |part: &str| part.len() == 5 && part.bytes().all(|b| b.is_ascii_digit());
-    let numbers = middle
-        .strip_prefix('-')
-        .and_then(|middle| middle.split_once("-of-"));
-    middle.is_empty() || numbers.is_some_and(|(index, count)| number(index) && number(count))
+    name == "model.safetensors" || part_of(name).is_some()
 }
 
 /// The tensors of `files`, which must be those of `shapes` and no others, all float32.
@@ -463,5 +489,23 @@ mod tests {
             "model-00001.safetensors",
         ];
         assert!(!others.iter().any(|name| is_ours(name)));
+    }
+
+    #[test]
+    fn a_part_that_is_missing_is_named() {
+        let paths = |names: &[&str]| -> Vec<PathBuf> {
+            names.iter().map(|name| Path::new("models").join(name)).collect()
+        };
+        let [first, third] = [
+            "model-00001-of-00003.safetensors",
+            "model-00003-of-00003.safetensors",
+        ];
+        let second = "model-00002-of-00003.safetensors";
+        assert_eq!(missing_part(&paths(&[first, third])), paths(&[second]).pop());
+        assert_eq!(missing_part(&paths(&[first, second, third])), None);
+        assert_eq!(
+            missing_part(&paths(&["model.safetensors", "lora_s.safetensors"])),
+            None
+        );
     }
 }
