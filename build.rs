@@ -8,7 +8,7 @@ mod rpath;
 
 const SOURCES: [&str; 4] = [
     "src/device/libtorch.cpp",
-    "src/graph.cpp",
+    "src/engine/graph.cpp",
     "src/memory.cpp",
     "src/nn/cuda/function.cpp",
 ];

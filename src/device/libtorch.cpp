@@ -1,4 +1,4 @@
-// Settings of libtorch's that tch does not reach.
+// What libtorch has and tch does not reach: settings, memory, streams, transfers.
 
 #include <ATen/Context.h>
 #include <ATen/core/CachingHostAllocator.h>
@@ -107,15 +107,6 @@ extern "C" bool osdd_synchronize(int8_t index, char* message, size_t capacity) {
   } catch (const std::exception& error) {
     std::strncpy(message, error.what(), capacity - 1);
     return false;
-  }
-}
-
-// A copy in memory that the system does not move, as a new tensor; null where there is none to be had.
-extern "C" void* osdd_pinned(const void* tensor) {
-  try {
-    return new at::Tensor(static_cast<const at::Tensor*>(tensor)->pin_memory());
-  } catch (...) {
-    return nullptr;
   }
 }
 

@@ -11,7 +11,7 @@ use once_cell::sync::Lazy;
 #[cfg(libtorch_headers)]
 pub(crate) use stream::with_message;
 pub use stream::{Fence, synchronize};
-pub(crate) use stream::{current_stream, fetch, own_stream, pinned, upload};
+pub(crate) use stream::{current_stream, fetch, own_stream, upload};
 
 use crate::{Error, Result};
 

@@ -85,29 +85,18 @@ pub fn synchronize(device: tch::Device) -> Result<()> {
     }
 }
 
-/// A copy in memory that the system does not move, which a GPU reads and writes at its bus's full speed, and while it computes.
-/// Where the headers of libtorch were missing when this was built, and where there is no GPU, in ordinary memory.
+/// A tensor that the shim has made; `None` where it has not.
 ///
-/// # Errors
-/// Too little memory.
-pub(crate) fn pinned(tensor: &Tensor) -> Result<Tensor> {
-    #[cfg(libtorch_headers)]
-    {
-        unsafe extern "C" {
-            fn osdd_pinned(tensor: *const c_void) -> *mut c_void;
-        }
-        // SAFETY: reads a tensor; what comes back has memory of its own, and one owner.
-        unsafe {
-            let copy = osdd_pinned(tensor.as_ptr().cast());
-            if !copy.is_null() {
-                return Ok(Tensor::from_ptr(copy.cast()));
-            }
-        }
-    }
-    Ok(tensor.f_detach_copy()?)
+/// # Safety
+/// It is a new one, and has no other owner.
+#[cfg(libtorch_headers)]
+unsafe fn made(tensor: *mut c_void) -> Option<Tensor> {
+    // SAFETY: the caller vouches for it.
+    (!tensor.is_null()).then(|| unsafe { Tensor::from_ptr(tensor.cast()) })
 }
 
-/// A copy on `device`, for which this thread does not wait: `tensor` may change or go at once.
+/// A copy on `device`, through memory that the system does not move where it can be had, so that this thread does not wait: `tensor` may
+/// change or go at once.
 ///
 /// # Errors
 /// Too little memory, or a failure of the device.
@@ -118,11 +107,8 @@ pub(crate) fn upload(tensor: &Tensor, device: tch::Device) -> Result<Tensor> {
             fn osdd_upload(tensor: *const c_void, index: i8) -> *mut c_void;
         }
         // SAFETY: reads a tensor; what comes back has memory of its own, and one owner.
-        unsafe {
-            let copy = osdd_upload(tensor.as_ptr().cast(), index as i8);
-            if !copy.is_null() {
-                return Ok(Tensor::from_ptr(copy.cast()));
-            }
+        if let Some(copy) = unsafe { made(osdd_upload(tensor.as_ptr().cast(), index as i8)) } {
+            return Ok(copy);
         }
     }
     // Says what is wrong, where it is not memory of that kind.
@@ -139,12 +125,9 @@ pub(crate) fn fetch(tensor: &Tensor) -> Result<Tensor> {
         unsafe extern "C" {
             fn osdd_fetch(tensor: *const c_void) -> *mut c_void;
         }
-        // SAFETY: reads a tensor; what comes back has memory of its own, and one owner.
-        unsafe {
-            let copy = osdd_fetch(tensor.as_ptr().cast());
-            if !copy.is_null() {
-                return Ok(Tensor::from_ptr(copy.cast()));
-            }
+        // SAFETY: as above.
+        if let Some(copy) = unsafe { made(osdd_fetch(tensor.as_ptr().cast())) } {
+            return Ok(copy);
         }
     }
     Ok(tensor.f_to_device(tch::Device::Cpu)?)

@@ -240,7 +240,8 @@ impl<P: Picture> Restorer<P> {
         let frame = begun.frame.arrive()?;
         let tiles_failed = Joined::failed(begun.finite.as_ref())?;
         if begun.kept {
-            self.last = Some(frame.try_clone()?);
+            // Where there is no memory for it, the next frame is written anew.
+            self.last = frame.try_clone().ok();
         }
         let mut times = begun.times;
         times.download += waited.elapsed();

@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use tch::{Device, Kind, Tensor};
 
 use crate::data::{Batch, DataError, Loader};
-use crate::device::pinned;
+use crate::device::upload;
 use crate::{Error, Result};
 
 /// Batches that wait on a GPU, beside the one that is being copied there.
@@ -149,7 +149,7 @@ impl Upload {
         let borrowed = unsafe { Tensor::f_from_blob(data, &[length], &[1], Kind::Float, Device::Cpu)? };
         let values = match self.device {
             Device::Cpu => borrowed.f_detach_copy()?,
-            device => pinned(&borrowed)?.f_to_device_(device, Kind::Float, true, false)?,
+            device => upload(&borrowed, device)?,
         };
         Ok(values.f_view([-1, 3, self.crop_size, self.crop_size])?)
     }
