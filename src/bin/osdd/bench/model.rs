@@ -15,11 +15,11 @@ use super::median;
 use crate::args::{BenchArgs, Size};
 use crate::interrupt;
 
-/// Passes of each kind, after two that do not count.
-const PASSES: usize = 9;
+/// Rounds, after some that do not count.
+const ROUNDS: usize = 9;
 const WARM_UP: usize = 2;
 
-/// Medians over the passes.
+/// Medians over the rounds.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct ModelSample {
     /// What went through the model: the frame, or as much of it as a tile takes.
@@ -35,11 +35,13 @@ pub(super) struct ModelSample {
     pub gflops: f64,
     /// What that would be at the convolutions' rates below, were there nothing else.
     pub limit_gflops: f64,
-    /// The same of libtorch's 3x3 convolution of 64 channels, 128x128 pixels, channels-last.
+    /// The limit's time over the model's, round by round.
+    pub share_of_limit: f64,
+    /// Operations in a second of libtorch's 3x3 convolution of 64 channels, channels-last.
     pub convolution_gflops: f64,
     /// The same of one with a kernel for each of 128 channels.
     pub depthwise_gflops: f64,
-    /// The same of libtorch's product of two matrices of 1024x1024.
+    /// The same of libtorch's product of two matrices.
     pub matrix_gflops: f64,
 }
 
@@ -58,38 +60,104 @@ pub(super) fn run(size: Size, args: &BenchArgs) -> Result<ModelSample> {
         tile => pixels.min(tile),
     };
     let [width, height] = [size.width, size.height].map(|pixels| side(pixels).next_multiple_of(multiple));
-    let operations = operations_per_pixel(&weights.config)?;
     let moved = if args.gamma < 0.5 { 1.0 } else { 0.0 };
-    // By libtorch on all its threads, in the arithmetic that the model has there.
+    // In the arithmetic that the model has there.
     let products = match arithmetic.products {
         Products::Bfloat16 if place == Device::Cpu => Kind::BFloat16,
         _ => kind,
     };
-    let rates = Rates {
-        convolution: convolution_rate(64, 1, (products, place))?,
-        depthwise: convolution_rate(128, 128, (kind, place))?,
-        matrix: matrix_rate((products, place))?,
+    let image = Tensor::rand([1, 3, height as i64, width as i64], (Kind::Float, place));
+    let mut bench = Bench {
+        passes: Passes {
+            model,
+            merged,
+            image: channels_last(&image),
+            gammas: [moved, args.gamma],
+        },
+        fused: arithmetic.fused,
+        convolution: Yardstick::convolution(64, 1, (products, place)),
+        depthwise: Yardstick::convolution(128, 128, (kind, place)),
+        matrix: Yardstick::matrix((products, place)),
     };
-    let bench = Passes {
-        model,
-        merged,
-        image: channels_last(&Tensor::rand(
-            [1, 3, height as i64, width as i64],
-            (Kind::Float, place),
-        )),
-        gammas: [moved, args.gamma],
-    };
-    match arithmetic.fused {
-        true => on_own_threads(move || bench.measure(operations, rates)),
-        false => bench.measure(operations, rates),
-    }
+    bench.measure(operations_per_pixel(&weights.config)?, (width * height) as f64)
 }
 
-/// Operations in a second.
-struct Rates {
+struct Bench {
+    passes: Passes,
+    /// By threads of our own.
+    fused: bool,
+    convolution: Yardstick,
+    depthwise: Yardstick,
+    matrix: Yardstick,
+}
+
+/// What one round found: seconds, and operations in a second.
+struct Round {
+    parts: [f64; 3],
+    after_move: f64,
     convolution: f64,
     depthwise: f64,
     matrix: f64,
+}
+
+impl Round {
+    fn total(&self) -> f64 {
+        self.parts.iter().sum()
+    }
+
+    /// Seconds a pixel that the convolutions alone would take at libtorch's rates.
+    fn limit(&self, operations: Operations) -> f64 {
+        operations.dense / self.convolution + operations.depthwise / self.depthwise
+    }
+}
+
+impl Bench {
+    fn measure(&mut self, operations: Operations, pixels: f64) -> Result<ModelSample> {
+        let mut rounds: Vec<Round> = Vec::new();
+        for _ in 0..WARM_UP + ROUNDS {
+            let seconds = rounds.last().map_or(0.0, Round::total);
+            rounds.push(self.round(seconds)?);
+        }
+        rounds.drain(..WARM_UP);
+        let of = |figure: &dyn Fn(&Round) -> f64| median(rounds.iter().map(figure).collect());
+        let total = of(&Round::total);
+        let (_, _, height, width) = self.passes.image.size4()?;
+        Ok(ModelSample {
+            width: width as usize,
+            height: height as usize,
+            encode_ms: 1e3 * of(&|round| round.parts[0]),
+            predict_ms: 1e3 * of(&|round| round.parts[1]),
+            decode_ms: 1e3 * of(&|round| round.parts[2]),
+            total_ms: 1e3 * total,
+            gamma_change_ms: 1e3 * of(&|round| round.after_move - round.total()).max(0.0),
+            gflops: operations.total() * pixels / total / 1e9,
+            limit_gflops: operations.total() / of(&|round| round.limit(operations)) / 1e9,
+            share_of_limit: of(&|round| round.limit(operations) * pixels / round.total()),
+            convolution_gflops: of(&|round| round.convolution) / 1e9,
+            depthwise_gflops: of(&|round| round.depthwise) / 1e9,
+            matrix_gflops: of(&|round| round.matrix) / 1e9,
+        })
+    }
+
+    /// The model and what it is measured against in turn, for about as long each, `seconds` at least: what else the machine does slows
+    /// both alike.
+    fn round(&mut self, seconds: f64) -> Result<Round> {
+        interrupt::check()?;
+        let [convolution, depthwise, matrix] =
+            [&self.convolution, &self.depthwise, &self.matrix].map(|yardstick| yardstick.rate(seconds));
+        let passes = &mut self.passes;
+        let (parts, after_move) = match self.fused {
+            true => on_own_threads(|| passes.round()),
+            false => passes.round(),
+        }?;
+        Ok(Round {
+            parts,
+            after_move,
+            convolution,
+            depthwise,
+            matrix,
+        })
+    }
 }
 
 struct Passes {
@@ -100,89 +168,89 @@ struct Passes {
 }
 
 impl Passes {
-    fn measure(mut self, operations: Operations, rates: Rates) -> Result<ModelSample> {
+    /// Seconds in encoder, UNet and decoder, and of a whole pass before which gamma moves.
+    fn round(&mut self) -> Result<([f64; 3], f64)> {
         let _no_grad = tch::no_grad_guard();
-        let passes = self.passes(false)?;
-        let after_moves = self.passes(true)?;
-        let [encode, predict, decode] =
-            [0, 1, 2].map(|part| median(passes.iter().map(|pass| pass[part]).collect()));
-        let total = |passes: &[[f64; 3]]| median(passes.iter().map(|pass| pass.iter().sum()).collect());
-        let (_, _, height, width) = self.image.size4()?;
-        Ok(ModelSample {
-            width: width as usize,
-            height: height as usize,
-            encode_ms: 1e3 * encode,
-            predict_ms: 1e3 * predict,
-            decode_ms: 1e3 * decode,
-            total_ms: 1e3 * total(&passes),
-            gamma_change_ms: 1e3 * (total(&after_moves) - total(&passes)).max(0.0),
-            gflops: operations.total() * (width * height) as f64 / total(&passes) / 1e9,
-            limit_gflops: {
-                let seconds = operations.dense / rates.convolution + operations.depthwise / rates.depthwise;
-                operations.total() / seconds / 1e9
-            },
-            convolution_gflops: rates.convolution / 1e9,
-            depthwise_gflops: rates.depthwise / 1e9,
-            matrix_gflops: rates.matrix / 1e9,
-        })
+        // libtorch's threads are still awake from what was before.
+        self.pass(None)?;
+        let parts = self.pass(None)?;
+        let [there, back] = self.gammas;
+        let after_move: f64 = self.pass(Some(there))?.iter().sum();
+        self.merged.set_gamma(back)?;
+        Ok((parts, after_move))
     }
 
-    /// Seconds in encoder, UNet and decoder of each pass; with `moving`, what moving gamma took counts to the encoder.
-    fn passes(&mut self, moving: bool) -> Result<Vec<[f64; 3]>> {
-        let mut passes = Vec::new();
-        for i in 0..WARM_UP + PASSES {
-            interrupt::check()?;
-            let start = Instant::now();
-            if moving {
-                self.merged.set_gamma(self.gammas[i % 2])?;
-            }
-            let mut ends = [0.0; 3];
-            let device = self.image.device();
-            let _image = self.model.forward_in_parts(&self.image, &mut |part| {
-                wait_for(device);
-                ends[part as usize] = start.elapsed().as_secs_f64();
-            });
-            passes.push([ends[Part::Encode as usize], ends[1] - ends[0], ends[2] - ends[1]]);
-        }
-        self.merged.set_gamma(self.gammas[1])?;
-        Ok(passes.split_off(WARM_UP))
-    }
-}
-
-fn convolution_rate(channels: i64, groups: i64, options: (Kind, Device)) -> Result<f64> {
-    let side = 128;
-    let image = channels_last(&Tensor::rand([1, channels, side, side], options));
-    let weight = channels_last(&Tensor::rand([channels, channels / groups, 3, 3], options));
-    let operations = (2 * 9 * channels * channels / groups * side * side) as f64;
-    // libtorch keeps some from oneDNN, which is its fastest on a CPU.
-    let one_dnn = || image.f_mkldnn_convolution::<Tensor>(&weight, None, [1, 1], [1, 1], [1, 1], groups);
-    let plain = || image.conv2d::<Tensor>(&weight, None, [1, 1], [1, 1], [1, 1], groups);
-    match options.1 {
-        Device::Cpu if tch::utils::has_mkldnn() && one_dnn().is_ok() => {
-            rate(options.1, operations, || one_dnn().unwrap_or_else(|_| plain()))
-        }
-        _ => rate(options.1, operations, plain),
-    }
-}
-
-fn matrix_rate(options: (Kind, Device)) -> Result<f64> {
-    let side = 1024;
-    let [one, two] = [0; 2].map(|_| Tensor::rand([side, side], options));
-    rate(options.1, (2 * side * side * side) as f64, || one.matmul(&two))
-}
-
-/// Operations in a second.
-fn rate(device: Device, operations: f64, work: impl Fn() -> Tensor) -> Result<f64> {
-    let _no_grad = tch::no_grad_guard();
-    let mut seconds = Vec::new();
-    for _ in 0..WARM_UP + 3 * PASSES {
-        interrupt::check()?;
+    /// Seconds in encoder, UNet and decoder; what moving gamma took counts to the encoder.
+    fn pass(&mut self, gamma: Option<f64>) -> Result<[f64; 3]> {
         let start = Instant::now();
-        let _made = work();
-        wait_for(device);
-        seconds.push(start.elapsed().as_secs_f64());
+        if let Some(gamma) = gamma {
+            self.merged.set_gamma(gamma)?;
+        }
+        let mut ends = [0.0; 3];
+        let device = self.image.device();
+        let _image = self.model.forward_in_parts(&self.image, &mut |part| {
+            wait_for(device);
+            ends[part as usize] = start.elapsed().as_secs_f64();
+        });
+        Ok([ends[Part::Encode as usize], ends[1] - ends[0], ends[2] - ends[1]])
     }
-    Ok(operations / median(seconds.split_off(WARM_UP)))
+}
+
+/// An operation of libtorch's that the model is measured against, on all its threads.
+struct Yardstick {
+    work: Box<dyn Fn() -> Tensor>,
+    operations: f64,
+    device: Device,
+}
+
+impl Yardstick {
+    /// 3x3, of images large enough that asking for it is no part of its time.
+    fn convolution(channels: i64, groups: i64, options: (Kind, Device)) -> Self {
+        let side: i64 = if options.1 == Device::Cpu { 128 } else { 1024 };
+        let image = channels_last(&Tensor::rand([1, channels, side, side], options));
+        let weight = channels_last(&Tensor::rand([channels, channels / groups, 3, 3], options));
+        let operations = (2 * 9 * channels * channels / groups * side * side) as f64;
+        // libtorch keeps some from oneDNN, which is its fastest on a CPU.
+        let one_dnn = move |image: &Tensor, weight: &Tensor| {
+            image.f_mkldnn_convolution::<Tensor>(weight, None, [1, 1], [1, 1], [1, 1], groups)
+        };
+        let on_cpu = options.1 == Device::Cpu && tch::utils::has_mkldnn();
+        let work: Box<dyn Fn() -> Tensor> = match on_cpu && one_dnn(&image, &weight).is_ok() {
+            true => Box::new(move || one_dnn(&image, &weight).expect("it has done so before")),
+            false => Box::new(move || image.conv2d::<Tensor>(&weight, None, [1, 1], [1, 1], [1, 1], groups)),
+        };
+        Yardstick {
+            work,
+            operations,
+            device: options.1,
+        }
+    }
+
+    /// A product of two square matrices.
+    fn matrix(options: (Kind, Device)) -> Self {
+        let side: i64 = if options.1 == Device::Cpu { 1024 } else { 8192 };
+        let [one, two] = [0; 2].map(|_| Tensor::rand([side, side], options));
+        Yardstick {
+            work: Box::new(move || one.matmul(&two)),
+            operations: (2 * side * side * side) as f64,
+            device: options.1,
+        }
+    }
+
+    /// Operations in a second, over at least so many seconds.
+    fn rate(&self, seconds: f64) -> f64 {
+        let _no_grad = tch::no_grad_guard();
+        let (start, mut times) = (Instant::now(), 0);
+        loop {
+            let _made = (self.work)();
+            wait_for(self.device);
+            times += 1;
+            let elapsed = start.elapsed().as_secs_f64();
+            if elapsed >= seconds {
+                return f64::from(times) * self.operations / elapsed;
+            }
+        }
+    }
 }
 
 fn wait_for(device: Device) {
