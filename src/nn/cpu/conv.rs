@@ -4,8 +4,9 @@ use pulp::{Arch, Simd, WithSimd};
 
 use super::activate::{Activation, activate};
 use super::amx::{Pixels16, convert_row, slack};
+use super::lines::{LINE, Lines};
 use super::panels::{Pairs, Panels, Pixels, Products, Sink, Store, load, store};
-use super::{Layer, Map, at_least, in_parts, lanes};
+use super::{Layer, Map, in_parts, lanes};
 
 /// Pixels of a row that pass at a time.
 const RUN: usize = 192;
@@ -146,7 +147,7 @@ struct Rows<'a> {
     first: usize,
     added: Option<&'a [f32]>,
     output: &'a mut [f32],
-    scratch: &'a mut Vec<f32>,
+    scratch: &'a mut Lines,
 }
 
 impl WithSimd for Rows<'_> {
@@ -161,7 +162,7 @@ impl WithSimd for Rows<'_> {
         let channels = self.weights.panels.inputs() / if around { 9 } else { 1 };
         let rounds = around && self.weights.panels.tiles::<S>().is_some();
         let shape = RingShape::new(width, channels, around || activation.is_some(), rounds);
-        let scratch = at_least(self.scratch, shape.length() + width * padded_outputs);
+        let scratch = self.scratch.at_least(shape.length() + width * padded_outputs);
         let (ring, made) = scratch.split_at_mut(shape.length());
         let mut ring = Ring::new(ring, shape);
         if around {
@@ -321,24 +322,29 @@ impl RingShape {
         RingShape { row, rounded_row }
     }
 
+    /// From one row to the next: whole lines.
+    fn strides(self) -> [usize; 2] {
+        [self.row, self.rounded_row].map(|length| length.next_multiple_of(LINE))
+    }
+
     fn length(self) -> usize {
-        3 * (self.row + self.rounded_row)
+        3 * self.strides().iter().sum::<usize>()
     }
 }
 
 impl<'a> Ring<'a> {
     fn new(memory: &'a mut [f32], shape: RingShape) -> Self {
-        let (rows, rounded) = memory.split_at_mut(3 * shape.row);
+        let (rows, rounded) = memory.split_at_mut(3 * shape.strides()[0]);
         Ring { shape, rows, rounded }
     }
 
     fn row(&self, slot: usize) -> &[f32] {
-        &self.rows[slot * self.shape.row..][..self.shape.row]
+        &self.rows[slot * self.shape.strides()[0]..][..self.shape.row]
     }
 
     /// A row in bfloat16, two numbers in place of one.
     fn rounded(&self, slot: usize) -> &[f32] {
-        &self.rounded[slot * self.shape.rounded_row..][..self.shape.rounded_row]
+        &self.rounded[slot * self.shape.strides()[1]..][..self.shape.rounded_row]
     }
 
     /// Takes in a row, or zeros where there is none.
@@ -356,10 +362,11 @@ impl<'a> Ring<'a> {
             row: length,
             rounded_row,
         } = self.shape;
-        let padded = &mut self.rows[slot * length..][..length];
+        let [stride, rounded_stride] = self.shape.strides();
+        let padded = &mut self.rows[slot * stride..][..length];
         input.pad(simd, image, row, activation, padded);
         if rounded_row > 0 {
-            let rounded = &mut self.rounded[slot * rounded_row..][..rounded_row];
+            let rounded = &mut self.rounded[slot * rounded_stride..][..rounded_row];
             // SAFETY: the CPU converts, since there are weights in bfloat16; there is room for the row and the slack.
             unsafe { convert_row(padded, rounded.as_mut_ptr().cast()) };
         }

@@ -7,8 +7,9 @@
 use pulp::{Arch, Simd, WithSimd};
 
 use super::activate::normalise;
+use super::lines::Lines;
 use super::panels::{Pairs, Panels, Pixels, Products, Store, StoreGate, StoreSum, load, store};
-use super::{Layer, Map, at_least, in_parts, lanes};
+use super::{Layer, Map, in_parts, lanes};
 
 /// Columns that pass at a time, in values of three widened rows: half of a usual second-level cache.
 const RING_VALUES: usize = 100_000;
@@ -22,7 +23,7 @@ pub(in crate::nn) struct GatedWeights {
     /// The scales and shifts of both norms are part of the products after them.
     widen: Panels,
     /// `[3, 3, 2 width]`.
-    depthwise: Vec<f32>,
+    depthwise: Lines,
     depthwise_bias: Vec<f32>,
     narrow: Panels,
     ff_widen: Panels,
@@ -78,7 +79,11 @@ impl GatedWeights {
             width,
             eps: eps as f32,
             widen: normed(&layers.norm1, &layers.conv1, Pairs::Neighbours),
-            depthwise: taps.map(|(c, tap)| layers.conv_dw.weight[c * 9 + tap]).collect(),
+            depthwise: Lines::from(
+                &*taps
+                    .map(|(c, tap)| layers.conv_dw.weight[c * 9 + tap])
+                    .collect::<Vec<_>>(),
+            ),
             depthwise_bias: layers.conv_dw.bias.to_vec(),
             narrow: plain(&layers.conv2),
             ff_widen: normed(&layers.norm2, &layers.ff_proj, Pairs::Gates),
@@ -115,7 +120,7 @@ struct Rows<'a> {
     /// The first of the rows that `output` is.
     first: usize,
     output: &'a mut [f32],
-    scratch: &'a mut Vec<f32>,
+    scratch: &'a mut Lines,
 }
 
 impl WithSimd for Rows<'_> {
@@ -131,7 +136,7 @@ impl WithSimd for Rows<'_> {
         let stripe = columns.div_ceil(stripes);
         let ring_row = (stripe + 2) * 2 * width;
         let map = (stripe + 2) * width;
-        let scratch = at_least(self.scratch, 3 * ring_row + 3 * map);
+        let scratch = self.scratch.at_least(3 * ring_row + 3 * map);
         let (ring, maps) = scratch.split_at_mut(3 * ring_row);
         let (normed, maps) = maps.split_at_mut(map);
         let (gated, mixed) = maps.split_at_mut(map);

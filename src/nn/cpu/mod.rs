@@ -5,6 +5,7 @@ mod activate;
 mod amx;
 mod conv;
 mod gated;
+mod lines;
 mod panels;
 mod pool;
 
@@ -14,6 +15,7 @@ use std::ops::Range;
 pub(super) use activate::Activation;
 pub(super) use conv::{Arrangement, ConvWeights, Input, Kernel};
 pub(super) use gated::{GatedLayers, GatedWeights};
+use lines::Lines;
 pub use panels::Products;
 pub use pool::on_own_threads;
 use pool::threads;
@@ -70,7 +72,7 @@ pub(crate) fn lanes() -> Option<usize> {
 }
 
 thread_local! {
-    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: RefCell<Lines> = const { RefCell::new(Lines::new()) };
 }
 
 /// Has the rows of images made, some together and apart from the others. `make` gets the image, its first row, the rows, and a
@@ -79,7 +81,7 @@ fn in_parts<T: Send>(
     output: &mut [T],
     height: usize,
     row_length: usize,
-    make: impl Fn(usize, usize, &mut [T], &mut Vec<f32>) + Sync + Send,
+    make: impl Fn(usize, usize, &mut [T], &mut Lines) + Sync + Send,
 ) {
     let threads = threads();
     let rows = match threads {
@@ -114,14 +116,6 @@ pub(crate) fn by_rows<T: Send>(
 ) {
     let height = output.len() / row_length.max(1);
     in_parts(output, height, row_length, |_, first, rows, _| make(first, rows));
-}
-
-/// So many values of a buffer that is kept, of which nothing is known.
-fn at_least(scratch: &mut Vec<f32>, length: usize) -> &mut [f32] {
-    if scratch.len() < length {
-        scratch.resize(length, 0.0);
-    }
-    &mut scratch[..length]
 }
 
 #[cfg(test)]

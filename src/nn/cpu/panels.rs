@@ -7,11 +7,12 @@ use pulp::Simd;
 
 use super::amx::{self, Pixels16, Tiles};
 use super::lanes;
+use super::lines::Lines;
 
 /// A matrix of weights `[inputs, outputs]` and a bias, packed.
 pub(super) struct Panels {
     /// For each panel and input one vector of each of its outputs; none where there are tiles.
-    values: Vec<f32>,
+    values: Lines,
     /// As the outputs lie in the panels.
     bias: Vec<f32>,
     inputs: usize,
@@ -108,7 +109,7 @@ impl Panels {
         }
         Panels {
             tiles,
-            values,
+            values: Lines::from(&*values),
             bias: order.iter().map(|output| bias[*output]).collect(),
             inputs,
             outputs,
