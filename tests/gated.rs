@@ -39,10 +39,11 @@ fn a_block_matches_pytorch() {
     assert_close(&plain, &file["fixture.plain.output0"]);
     let input = |i: usize| &file[&format!("fixture.joining.input{i}")];
     let joining = block("joining", shape(6, 8, 5, Some(4)));
-    let output = joining.forward(input(0), Some(input(1)), Some(input(2)));
+    let shift = joining.shift(input(2));
+    let output = joining.forward(input(0), Some(input(1)), shift.as_ref());
     assert_close(&output, &file["fixture.joining.output0"]);
     assert_close(
-        &joining.forward_residual(input(0), input(1), Some(input(2))),
+        &joining.forward_residual(input(0), input(1), shift.as_ref()),
         &output,
     );
 }

@@ -20,6 +20,9 @@ pub(super) struct Restorer<P> {
     info: EngineInfo,
     config: ModelConfig,
     weights: Merged,
+    /// Has what all models of these weights keep from one image to the next, for γ as below.
+    folded: OsddModel,
+    folded_gamma: Option<f64>,
     tiles: TiledPass,
     device: tch::Device,
     arithmetic: Arithmetic,
@@ -33,9 +36,12 @@ pub(super) struct Restorer<P> {
 }
 
 /// The model as it is at present; it shares the weights' memory.
-fn forward(weights: &Merged, config: &ModelConfig, products: Products) -> Result<Forward> {
-    let model = OsddModel::new(&Params::new(weights.tensors()).with_products(products), config)?;
-    Ok(Box::new(move |tiles| model.forward(tiles)))
+fn model(weights: &Merged, config: &ModelConfig, products: Products) -> Result<OsddModel> {
+    OsddModel::new(&Params::new(weights.tensors()).with_products(products), config)
+}
+
+fn forward(model: OsddModel) -> Forward {
+    Box::new(move |tiles| model.forward(tiles))
 }
 
 /// Works where the model's layers find the threads that they bring, or here.
@@ -107,10 +113,11 @@ impl<P: Picture> Restorer<P> {
         let shared = shared_model(&config.model, torch_device, arithmetic.kind)?;
         let weights = shared.merged(config.gamma)?;
         // Says now, not with the first frame, whether the weights make a model.
-        let model = forward(&weights, shared.config(), arithmetic.products)?;
+        let [folded, measured] = [(); 2].map(|()| model(&weights, shared.config(), arithmetic.products));
+        let measured = forward(measured?);
         let (fused, large_tiles) = (arithmetic.fused, arithmetic.large_tiles);
         let multiple = shared.config().size_multiple();
-        let budget = with_threads(fused, move || Budget::measure(&model, multiple, torch_device))?;
+        let budget = with_threads(fused, move || Budget::measure(&measured, multiple, torch_device))?;
         let tile_overlap = config.tile_overlap.unwrap_or(shared.config().tile_overlap);
         let config = &EngineConfig {
             tile_overlap: Some(tile_overlap),
@@ -126,6 +133,8 @@ impl<P: Picture> Restorer<P> {
             },
             config: shared.config().clone(),
             weights,
+            folded: folded?,
+            folded_gamma: None,
             tiles: TiledPass::new(config, large_tiles, multiple, torch_device, budget),
             device: torch_device,
             arithmetic,
@@ -185,7 +194,12 @@ impl<P: Picture> Restorer<P> {
                 kept: false,
             }));
         }
-        self.weights.set_gamma(gamma)?;
+        if self.folded_gamma != Some(gamma) {
+            self.folded_gamma = None;
+            self.weights.set_gamma(gamma)?;
+            self.folded.fold();
+            self.folded_gamma = Some(gamma);
+        }
         let mut times = StageTimes::default();
 
         let input = frame.to_tensor(self.device)?;
@@ -193,10 +207,12 @@ impl<P: Picture> Restorer<P> {
 
         let (weights, config) = (&self.weights, &self.config);
         let model = || {
-            let model = forward(weights, config, self.arithmetic.products)?;
+            let mut model = model(weights, config, self.arithmetic.products)?;
+            model.share_fold(&self.folded);
+            let forward = forward(model);
             Ok(match self.graphs {
-                true => recorded(model, cuda_graph),
-                false => model,
+                true => recorded(forward, cuda_graph),
+                false => forward,
             })
         };
         let joined = self.tiles.run(&input, gamma, &model, wanted, &mut times)?;

@@ -49,9 +49,8 @@ impl LatentDiscriminator {
             .temb_channels
             .map(|channels| latents.new_zeros([1, channels], options));
         let h = self.conv_in.forward(latents);
-        let h = self
-            .down_block
-            .forward(&h, temb.as_ref(), prompt, &mut Vec::new());
+        let conditions = self.down_block.conditions(temb.as_ref(), prompt);
+        let h = self.down_block.forward(&h, &conditions, &mut Vec::new());
         let (hidden, out) = &self.mlp;
         out.forward(&hidden.forward(&h.permute([0, 2, 3, 1])).silu())
     }

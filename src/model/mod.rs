@@ -23,7 +23,7 @@ pub use discriminator::LatentDiscriminator;
 use evae::Encoded;
 pub use evae::{Evae, LatentEncoder};
 pub use scheduler::{OneStep, alphas_cumprod};
-pub use unet::UNet2DConditionModel;
+pub use unet::{Conditioning, UNet2DConditionModel};
 
 use crate::Result;
 use crate::config::ModelConfig;
@@ -56,6 +56,8 @@ pub struct OsddModel {
     pub vae: Evae,
     pub unet: UNet2DConditionModel,
     pub prompt: Tensor,
+    /// Where it is kept from one image to the next.
+    conditioning: Option<Conditioning>,
     step: OneStep,
     timestep: usize,
     residual_output: bool,
@@ -75,10 +77,30 @@ impl OsddModel {
             prompt: p
                 .pp("prompt")
                 .get("embedding", &prompt_shape, Init::Normal(0.02))?,
+            conditioning: None,
             step: OneStep::new(&config.scheduler),
             timestep: config.scheduler.timestep,
             residual_output: config.vae.residual_output,
         })
+    }
+
+    fn conditioning(&self) -> Conditioning {
+        self.unet.conditioning(self.timestep as f64, &self.prompt)
+    }
+
+    /// Keeps what the UNet's layers make of timestep and prompt, so that images do not make it anew. To be called again, for this
+    /// model or for one that it was [`shared`](Self::share_fold) with, whenever the weights have changed in place.
+    pub fn fold(&mut self) {
+        let now = self.conditioning();
+        match &self.conditioning {
+            Some(kept) => kept.overwrite(&now),
+            None => self.conditioning = Some(now),
+        }
+    }
+
+    /// Takes what `other`, of the same weights, keeps of timestep and prompt, now and whenever that changes.
+    pub fn share_fold(&mut self, other: &OsddModel) {
+        self.conditioning = other.conditioning.as_ref().map(Conditioning::share);
     }
 
     /// Blurry image `[B, 3, H, W]` in [-1, 1] to its restoration, same shape and range but not clamped.
@@ -102,9 +124,13 @@ impl OsddModel {
     fn restore_in_parts(&self, x_l: &Tensor, done: &mut dyn FnMut(Part)) -> Restored {
         let encoded = self.encode(x_l);
         done(Part::Encode);
+        let conditioning = match &self.conditioning {
+            Some(kept) => kept,
+            None => &self.conditioning(),
+        };
         let noise = self
             .unet
-            .forward(&encoded.latents, self.timestep as f64, &self.prompt);
+            .conditioned(&encoded.latents, conditioning, &mut |_, _| ());
         let z_h = self.step.denoise(&encoded.latents, &noise);
         done(Part::Predict);
         let image = self.decode(&z_h, &encoded.skips, x_l);
@@ -157,7 +183,41 @@ mod tests {
 
     use super::*;
     use crate::device;
+    use crate::nn::Initializer;
     use crate::weights::{EndPoints, Keep, load_model};
+
+    #[test]
+    fn what_is_kept_from_image_to_image_follows_the_weights() {
+        let _no_grad = tch::no_grad_guard();
+        // With a time embedding and attention on a level, as Stable Diffusion has them.
+        let mut config = load_model("nano").unwrap().config;
+        config.unet.time_embed_dim = 16;
+        config.unet.cross_attention[1] = true;
+        let init = Initializer::new(4);
+        let random = |p: &Params| OsddModel::new(p, &config).unwrap();
+        random(&Params::new(&init));
+        let tensors = init.into_tensors();
+        for weight in tensors.values() {
+            // Some start at zero.
+            let _ = weight.shallow_clone().g_add_(&(weight.randn_like() * 0.05));
+        }
+        let [plain, mut kept, mut sharing] = [(); 3].map(|()| random(&Params::new(&tensors)));
+        kept.fold();
+        sharing.share_fold(&kept);
+        let image = Tensor::rand([2, 3, 64, 64], (Kind::Float, Device::Cpu));
+        let [expected, first] = [&plain, &sharing].map(|model| model.forward(&image));
+        assert_eq!(first, expected);
+        for part in ["attn2.to_k.weight", "attn2.to_v.weight", "time_emb_proj.weight"] {
+            let moved = tensors.iter().filter(|(name, _)| name.ends_with(part));
+            for (_, weight) in moved {
+                let _ = weight.shallow_clone().g_mul_scalar_(-3.0);
+            }
+            let expected = plain.forward(&image);
+            assert_ne!(sharing.forward(&image), expected, "{part}");
+            kept.fold();
+            assert_eq!(sharing.forward(&image), expected, "{part}");
+        }
+    }
 
     #[test]
     fn a_gpu_computes_what_the_cpu_does() {

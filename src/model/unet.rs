@@ -3,7 +3,7 @@
 use tch::{Kind, Tensor};
 
 use super::Observer;
-use super::unet_blocks::{DownBlock2D, MidBlock2DCrossAttn, UpBlock2D};
+use super::unet_blocks::{Conditions, DownBlock2D, MidBlock2DCrossAttn, UpBlock2D};
 use crate::Result;
 use crate::config::UnetConfig;
 use crate::nn::{BlockKind, Conv2d, ImageNorm, Linear, Params};
@@ -19,6 +19,42 @@ pub struct UNet2DConditionModel {
     conv_norm_out: ImageNorm,
     conv_out: Conv2d,
     time_channels: i64,
+}
+
+/// What the layers make of timestep and prompt: the same for every image as long as the weights stay.
+pub struct Conditioning {
+    /// `[1, time_embed_dim]`.
+    temb: Option<Tensor>,
+    down: Vec<Vec<Conditions>>,
+    mid: Vec<Conditions>,
+    up: Vec<Vec<Conditions>>,
+}
+
+impl Conditioning {
+    /// All that images meet, in the layers' order.
+    fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        let down = self.down.iter().flatten();
+        let all = down.chain(&self.mid).chain(self.up.iter().flatten());
+        all.flat_map(Conditions::tensors)
+    }
+
+    /// Takes over what `other` has, in the memory that is there.
+    pub(super) fn overwrite(&self, other: &Conditioning) {
+        for (ours, theirs) in self.tensors().zip(other.tensors()) {
+            ours.shallow_clone().copy_(theirs);
+        }
+    }
+
+    /// The same memory once more.
+    pub(super) fn share(&self) -> Self {
+        let share = |conditions: &Vec<Conditions>| conditions.iter().map(Conditions::share).collect();
+        Conditioning {
+            temb: self.temb.as_ref().map(Tensor::shallow_clone),
+            down: self.down.iter().map(share).collect(),
+            mid: share(&self.mid),
+            up: self.up.iter().map(share).collect(),
+        }
+    }
 }
 
 /// GroupNorm epsilon of Stable Diffusion's UNet.
@@ -80,22 +116,45 @@ impl UNet2DConditionModel {
 
     /// As [`UNet2DConditionModel::forward`], showing each block's output to `observer` under the block's name.
     pub fn observed(&self, z_t: &Tensor, timestep: f64, prompt: &Tensor, observer: Observer) -> Tensor {
+        self.conditioned(z_t, &self.conditioning(timestep, prompt), observer)
+    }
+
+    /// What the layers make of the timestep t and the `prompt`, `[1, M, dim]`.
+    pub fn conditioning(&self, timestep: f64, prompt: &Tensor) -> Conditioning {
         let temb = self.embed_time(timestep, prompt);
-        let temb = temb.as_ref();
-        if let Some(temb) = temb {
+        let time = temb.as_ref();
+        Conditioning {
+            down: self
+                .down_blocks
+                .iter()
+                .map(|block| block.conditions(time, prompt))
+                .collect(),
+            mid: self.mid_block.conditions(time, prompt),
+            up: self
+                .up_blocks
+                .iter()
+                .map(|block| block.conditions(time, prompt))
+                .collect(),
+            temb,
+        }
+    }
+
+    /// As [`UNet2DConditionModel::observed`].
+    pub fn conditioned(&self, z_t: &Tensor, conditioning: &Conditioning, observer: Observer) -> Tensor {
+        if let Some(temb) = &conditioning.temb {
             observer(format_args!("time_embedding"), temb);
         }
         let mut h = self.conv_in.forward(z_t);
         observer(format_args!("conv_in"), &h);
         let mut residuals = vec![h.shallow_clone()];
-        for (i, block) in self.down_blocks.iter().enumerate() {
-            h = block.forward(&h, temb, prompt, &mut residuals);
+        for (i, (block, conditions)) in self.down_blocks.iter().zip(&conditioning.down).enumerate() {
+            h = block.forward(&h, conditions, &mut residuals);
             observer(format_args!("down_blocks.{i}"), &h);
         }
-        h = self.mid_block.forward(&h, temb, prompt);
+        h = self.mid_block.forward(&h, &conditioning.mid);
         observer(format_args!("mid_block"), &h);
-        for (i, block) in self.up_blocks.iter().enumerate() {
-            h = block.forward(&h, temb, prompt, &mut residuals);
+        for (i, (block, conditions)) in self.up_blocks.iter().zip(&conditioning.up).enumerate() {
+            h = block.forward(&h, conditions, &mut residuals);
             observer(format_args!("up_blocks.{i}"), &h);
         }
         self.conv_out.forward_activated(&self.conv_norm_out, &h, 1)

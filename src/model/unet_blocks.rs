@@ -41,6 +41,27 @@ fn transformer(p: &Params, config: &UnetConfig, level: usize) -> Result<Transfor
     )
 }
 
+/// What a layer makes of time embedding and prompt: the same for every image.
+pub(super) struct Conditions {
+    pub shift: Option<Tensor>,
+    /// Keys and values of the prompt.
+    pub context: Option<[Tensor; 2]>,
+}
+
+impl Conditions {
+    pub fn share(&self) -> Self {
+        let context = self.context.as_ref();
+        Conditions {
+            shift: self.shift.as_ref().map(Tensor::shallow_clone),
+            context: context.map(|context| context.each_ref().map(Tensor::shallow_clone)),
+        }
+    }
+
+    pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        self.shift.iter().chain(self.context.iter().flatten())
+    }
+}
+
 /// A residual block, followed by attention on levels that have it.
 struct Layer {
     resnet: Block2D,
@@ -68,22 +89,29 @@ impl Layer {
         })
     }
 
-    fn forward(
-        &self,
-        x: &Tensor,
-        residual: Option<&Tensor>,
-        temb: Option<&Tensor>,
-        prompt: &Tensor,
-    ) -> Tensor {
-        let h = match residual {
-            Some(residual) => self.resnet.forward_residual(x, residual, temb),
-            None => self.resnet.forward(x, None, temb),
-        };
-        match &self.attention {
-            Some(attention) => attention.forward(&h, prompt),
-            None => h,
+    fn conditions(&self, temb: Option<&Tensor>, prompt: &Tensor) -> Conditions {
+        Conditions {
+            shift: temb.and_then(|temb| self.resnet.shift(temb)),
+            context: self.attention.as_ref().map(|attention| attention.context(prompt)),
         }
     }
+
+    fn forward(&self, x: &Tensor, residual: Option<&Tensor>, conditions: &Conditions) -> Tensor {
+        let shift = conditions.shift.as_ref();
+        let h = match residual {
+            Some(residual) => self.resnet.forward_residual(x, residual, shift),
+            None => self.resnet.forward(x, None, shift),
+        };
+        match (&self.attention, &conditions.context) {
+            (Some(attention), Some(context)) => attention.forward(&h, context),
+            _ => h,
+        }
+    }
+}
+
+fn conditions(layers: &[Layer], temb: Option<&Tensor>, prompt: &Tensor) -> Vec<Conditions> {
+    let layers = layers.iter();
+    layers.map(|layer| layer.conditions(temb, prompt)).collect()
 }
 
 /// `DownBlock2D`, or `CrossAttnDownBlock2D` where the level attends.
@@ -119,16 +147,19 @@ impl DownBlock2D {
         })
     }
 
+    pub(super) fn conditions(&self, temb: Option<&Tensor>, prompt: &Tensor) -> Vec<Conditions> {
+        conditions(&self.layers, temb, prompt)
+    }
+
     pub(super) fn forward(
         &self,
         x: &Tensor,
-        temb: Option<&Tensor>,
-        prompt: &Tensor,
+        conditions: &[Conditions],
         residuals: &mut Vec<Tensor>,
     ) -> Tensor {
         let mut h = x.shallow_clone();
-        for layer in &self.layers {
-            h = layer.forward(&h, None, temb, prompt);
+        for (layer, conditions) in self.layers.iter().zip(conditions) {
+            h = layer.forward(&h, None, conditions);
             residuals.push(h.shallow_clone());
         }
         if let Some(downsampler) = &self.downsampler {
@@ -140,27 +171,33 @@ impl DownBlock2D {
 }
 
 /// Residual block, attention, residual block at the lowest resolution.
-pub(super) struct MidBlock2DCrossAttn {
-    first: Block2D,
-    attention: Transformer2DModel,
-    second: Block2D,
-}
+pub(super) struct MidBlock2DCrossAttn([Layer; 2]);
 
 impl MidBlock2DCrossAttn {
     pub(super) fn new(p: &Params, config: &UnetConfig) -> Result<Self> {
         let level = config.block_out_channels.len() - 1;
         let width = config.block_out_channels[level];
-        Ok(MidBlock2DCrossAttn {
-            first: block(&p.pp("resnets.0"), config, width, 0, width)?,
-            attention: transformer(&p.pp("attentions.0"), config, level)?,
-            second: block(&p.pp("resnets.1"), config, width, 0, width)?,
-        })
+        let first = Layer {
+            resnet: block(&p.pp("resnets.0"), config, width, 0, width)?,
+            attention: Some(transformer(&p.pp("attentions.0"), config, level)?),
+        };
+        let second = Layer {
+            resnet: block(&p.pp("resnets.1"), config, width, 0, width)?,
+            attention: None,
+        };
+        Ok(MidBlock2DCrossAttn([first, second]))
     }
 
-    pub(super) fn forward(&self, x: &Tensor, temb: Option<&Tensor>, prompt: &Tensor) -> Tensor {
-        let h = self.first.forward(x, None, temb);
-        let h = self.attention.forward(&h, prompt);
-        self.second.forward(&h, None, temb)
+    pub(super) fn conditions(&self, temb: Option<&Tensor>, prompt: &Tensor) -> Vec<Conditions> {
+        conditions(&self.0, temb, prompt)
+    }
+
+    pub(super) fn forward(&self, x: &Tensor, conditions: &[Conditions]) -> Tensor {
+        let mut h = x.shallow_clone();
+        for (layer, conditions) in self.0.iter().zip(conditions) {
+            h = layer.forward(&h, None, conditions);
+        }
+        h
     }
 }
 
@@ -200,17 +237,20 @@ impl UpBlock2D {
         })
     }
 
+    pub(super) fn conditions(&self, temb: Option<&Tensor>, prompt: &Tensor) -> Vec<Conditions> {
+        conditions(&self.layers, temb, prompt)
+    }
+
     pub(super) fn forward(
         &self,
         x: &Tensor,
-        temb: Option<&Tensor>,
-        prompt: &Tensor,
+        conditions: &[Conditions],
         residuals: &mut Vec<Tensor>,
     ) -> Tensor {
         let mut h = x.shallow_clone();
-        for layer in &self.layers {
+        for (layer, conditions) in self.layers.iter().zip(conditions) {
             let residual = residuals.pop().expect("one residual a layer");
-            h = layer.forward(&h, Some(&residual), temb, prompt);
+            h = layer.forward(&h, Some(&residual), conditions);
         }
         match (&self.upsampler, residuals.last()) {
             // As diffusers: to the size of what it will be joined with, which is odd where the halving rounded up.

@@ -29,20 +29,25 @@ impl Attention {
         })
     }
 
-    /// `x` `[B, N, C]`, `context` `[B or 1, M, C_context]` (`None`: `x` itself); gives `[B, N, C]`.
-    pub fn forward(&self, x: &Tensor, context: Option<&Tensor>) -> Tensor {
-        let context = context.unwrap_or(x);
-        let batch = x.size()[0];
-        let split = |t: Tensor| {
-            let (b, n, c) = t.size3().expect("tokens have three dimensions");
-            let t = t.view([b, n, self.heads, c / self.heads]).transpose(1, 2);
-            t.expand([batch, -1, -1, -1], false)
-        };
-        let q = split(self.to_q.forward(x));
-        let k = split(self.to_k.forward(context));
-        let v = split(self.to_v.forward(context));
+    /// Keys and values of `tokens` `[B or 1, M, C_context]`, to be attended to: `[B or 1, heads, M, C / heads]` each.
+    pub fn context(&self, tokens: &Tensor) -> [Tensor; 2] {
+        [&self.to_k, &self.to_v].map(|layer| self.split(layer.forward(tokens)))
+    }
+
+    /// `x` `[B, N, C]`, `context` from [`Attention::context`]; gives `[B, N, C]`.
+    pub fn forward(&self, x: &Tensor, context: &[Tensor; 2]) -> Tensor {
+        let q = self.split(self.to_q.forward(x));
+        let [k, v] = context
+            .each_ref()
+            .map(|t| t.expand([x.size()[0], -1, -1, -1], false));
         let y = Tensor::scaled_dot_product_attention(&q, &k, &v, None::<&Tensor>, 0.0, false, None, false);
         self.to_out.forward(&y.transpose(1, 2).flatten(2, 3))
+    }
+
+    /// Tokens `[B, N, C]` head by head.
+    fn split(&self, t: Tensor) -> Tensor {
+        let (b, n, c) = t.size3().expect("tokens have three dimensions");
+        t.view([b, n, self.heads, c / self.heads]).transpose(1, 2)
     }
 }
 
@@ -65,7 +70,7 @@ impl AttnBlock {
     /// `[B, C, H, W]` to the same shape.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let tokens = self.group_norm.forward(x).flatten(2, 3).transpose(1, 2);
-        let y = self.attention.forward(&tokens, None);
+        let y = self.attention.forward(&tokens, &self.attention.context(&tokens));
         x + y.transpose(1, 2).reshape(x.size())
     }
 }

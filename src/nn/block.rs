@@ -76,19 +76,27 @@ impl Block2D {
         }
     }
 
-    /// As [`Block2D::forward`], for a block made by [`Block2D::with_residual`].
-    pub fn forward_residual(&self, x: &Tensor, residual: &Tensor, temb: Option<&Tensor>) -> Tensor {
+    /// What the block makes of the time embedding `temb`, `[1, temb_channels]`: the same for every image.
+    pub fn shift(&self, temb: &Tensor) -> Option<Tensor> {
         match self {
-            Block2D::Resnet(block) => block.forward(&Tensor::cat(&[x, residual], 1), None, temb),
-            Block2D::Gated(block) => block.forward(x, Some(residual), temb),
+            Block2D::Resnet(block) => block.shift(temb),
+            Block2D::Gated(block) => block.shift(temb),
         }
     }
 
-    /// `x` `[B, in, H, W]`, `skip` `[B, skip_channels, H, W]`, `temb` `[1, temb_channels]`; gives `[B, out, H, W]`.
-    pub fn forward(&self, x: &Tensor, skip: Option<&Tensor>, temb: Option<&Tensor>) -> Tensor {
+    /// As [`Block2D::forward`], for a block made by [`Block2D::with_residual`].
+    pub fn forward_residual(&self, x: &Tensor, residual: &Tensor, shift: Option<&Tensor>) -> Tensor {
         match self {
-            Block2D::Resnet(block) => block.forward(x, skip, temb),
-            Block2D::Gated(block) => block.forward(x, skip, temb),
+            Block2D::Resnet(block) => block.forward(&Tensor::cat(&[x, residual], 1), None, shift),
+            Block2D::Gated(block) => block.forward(x, Some(residual), shift),
+        }
+    }
+
+    /// `x` `[B, in, H, W]`, `skip` `[B, skip_channels, H, W]`, [`shift`](Self::shift); gives `[B, out, H, W]`.
+    pub fn forward(&self, x: &Tensor, skip: Option<&Tensor>, shift: Option<&Tensor>) -> Tensor {
+        match self {
+            Block2D::Resnet(block) => block.forward(x, skip, shift),
+            Block2D::Gated(block) => block.forward(x, skip, shift),
         }
     }
 }

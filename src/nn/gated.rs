@@ -63,23 +63,30 @@ impl GatedBlock2D {
         })
     }
 
-    /// `x` `[B, in, H, W]`, `skip` `[B, skip_channels, H, W]`, `temb` `[1, temb_channels]`; gives `[B, out, H, W]`.
-    pub fn forward(&self, x: &Tensor, skip: Option<&Tensor>, temb: Option<&Tensor>) -> Tensor {
+    /// What the block makes of the time embedding `temb`, `[1, temb_channels]`.
+    pub fn shift(&self, temb: &Tensor) -> Option<Tensor> {
+        Some(self.time_emb_proj.as_ref()?.forward(&temb.silu()))
+    }
+
+    /// `x` `[B, in, H, W]`, `skip` `[B, skip_channels, H, W]`, [`shift`](Self::shift); gives `[B, out, H, W]`.
+    pub fn forward(&self, x: &Tensor, skip: Option<&Tensor>, shift: Option<&Tensor>) -> Tensor {
         let x = match (&self.conv_shortcut, skip) {
             (Some(shortcut), Some(skip)) => shortcut.forward_joined(&[x, skip]),
             (Some(shortcut), None) => shortcut.forward(x),
             (None, _) => x.shallow_clone(),
         };
-        if let Some(fused) = self.fused(&x, temb) {
-            return fused;
-        }
-        if let Some(output) = self.by_kernels(&x, temb) {
-            return output;
+        if shift.is_none() && self.has_channel_norms(&x) {
+            if let Some(fused) = self.fused(&x) {
+                return fused;
+            }
+            if let Some(output) = cuda::forward(&x, &self.parameters(), self.norm1.eps) {
+                return output;
+            }
         }
         let h = self.norm1.forward(&x);
-        let h = match (&self.time_emb_proj, temb) {
-            (Some(proj), Some(temb)) => self.conv1.forward_shifted(&h, &proj.forward(&temb.silu())),
-            _ => self.conv1.forward(&h),
+        let h = match shift {
+            Some(shift) => self.conv1.forward_shifted(&h, shift),
+            None => self.conv1.forward(&h),
         };
         let x = x + self.conv2.forward(&gate(&self.conv_dw.forward(&h)));
         let h = gate(&self.ff_proj.forward(&self.norm2.forward(&x)));
@@ -87,10 +94,7 @@ impl GatedBlock2D {
     }
 
     /// The block in one pass, where that is possible: on a CPU, maps in float32, for inference.
-    fn fused(&self, x: &Tensor, temb: Option<&Tensor>) -> Option<Tensor> {
-        if temb.is_some() || !self.has_channel_norms(x) {
-            return None;
-        }
+    fn fused(&self, x: &Tensor) -> Option<Tensor> {
         self.packed.with(
             &[x],
             &self.parameters(),
@@ -101,14 +105,6 @@ impl GatedBlock2D {
                 Some(filled(size, |output| weights.forward(map(&input), output)))
             },
         )
-    }
-
-    /// The block by kernels of our own, where that is possible: on a GPU, also to be differentiated.
-    fn by_kernels(&self, x: &Tensor, temb: Option<&Tensor>) -> Option<Tensor> {
-        let served = self.has_channel_norms(x) && temb.is_none();
-        served
-            .then(|| cuda::forward(x, &self.parameters(), self.norm1.eps))
-            .flatten()
     }
 
     /// Both norms are over channels, of which `x` has as many, with the same epsilon.

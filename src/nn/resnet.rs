@@ -46,15 +46,20 @@ impl ResnetBlock2D {
         })
     }
 
-    /// `x` `[B, in, H, W]`, `skip` `[B, skip_channels, H, W]`, `temb` `[1, temb_channels]`; gives `[B, out, H, W]`.
-    pub fn forward(&self, x: &Tensor, skip: Option<&Tensor>, temb: Option<&Tensor>) -> Tensor {
+    /// What the block makes of the time embedding `temb`, `[1, temb_channels]`.
+    pub fn shift(&self, temb: &Tensor) -> Option<Tensor> {
+        Some(self.time_emb_proj.as_ref()?.forward(&temb.silu()))
+    }
+
+    /// `x` `[B, in, H, W]`, `skip` `[B, skip_channels, H, W]`, [`shift`](Self::shift); gives `[B, out, H, W]`.
+    pub fn forward(&self, x: &Tensor, skip: Option<&Tensor>, shift: Option<&Tensor>) -> Tensor {
         let mut h = self.norm1.forward_silu(x);
         if let Some(skip) = skip {
             h = Tensor::cat(&[&h, skip], 1);
         }
-        h = match (&self.time_emb_proj, temb) {
-            (Some(proj), Some(temb)) => self.conv1.forward_shifted(&h, &proj.forward(&temb.silu())),
-            _ => self.conv1.forward(&h),
+        h = match shift {
+            Some(shift) => self.conv1.forward_shifted(&h, shift),
+            None => self.conv1.forward(&h),
         };
         h = self.conv2.forward(&self.norm2.forward_silu(&h));
         match (&self.conv_shortcut, skip) {

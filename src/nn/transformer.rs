@@ -63,12 +63,13 @@ impl BasicTransformerBlock {
         })
     }
 
-    fn forward(&self, x: &Tensor, prompt: &Tensor) -> Tensor {
+    fn forward(&self, x: &Tensor, context: &[Tensor; 2]) -> Tensor {
         let mut x = x.shallow_clone();
         if let Some((norm1, attn1)) = &self.self_attention {
-            x = &x + attn1.forward(&norm1.forward(&x), None);
+            let tokens = norm1.forward(&x);
+            x = &x + attn1.forward(&tokens, &attn1.context(&tokens));
         }
-        x = &x + self.attn2.forward(&self.norm2.forward(&x), Some(prompt));
+        x = &x + self.attn2.forward(&self.norm2.forward(&x), context);
         &x + self.ff.forward(&self.norm3.forward(&x))
     }
 }
@@ -94,11 +95,16 @@ impl Transformer2DModel {
         })
     }
 
-    /// `x` `[B, C, H, W]`, `prompt` `[1, M, C_context]`; gives `[B, C, H, W]`.
-    pub fn forward(&self, x: &Tensor, prompt: &Tensor) -> Tensor {
+    /// Keys and values of the `prompt` `[1, M, C_context]`: the same for every image.
+    pub fn context(&self, prompt: &Tensor) -> [Tensor; 2] {
+        self.block.attn2.context(prompt)
+    }
+
+    /// `x` `[B, C, H, W]`, `context` from [`Transformer2DModel::context`]; gives `[B, C, H, W]`.
+    pub fn forward(&self, x: &Tensor, context: &[Tensor; 2]) -> Tensor {
         let (b, c, h, w) = x.size4().expect("a feature map has four dimensions");
         let tokens = self.norm.forward(x).permute([0, 2, 3, 1]).reshape([b, h * w, c]);
-        let tokens = self.block.forward(&self.proj_in.forward(&tokens), prompt);
+        let tokens = self.block.forward(&self.proj_in.forward(&tokens), context);
         let y = self.proj_out.forward(&tokens).view([b, h, w, c]);
         x + y.permute([0, 3, 1, 2])
     }

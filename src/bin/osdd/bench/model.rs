@@ -54,7 +54,8 @@ pub(super) fn run(size: Size, args: &BenchArgs) -> Result<ModelSample> {
     let multiple = weights.config.size_multiple();
     let merged = EndPoints::new(&weights, place, kind, Keep::EndPoints)?.merged(args.gamma)?;
     let params = Params::new(merged.tensors()).with_products(arithmetic.products);
-    let model = OsddModel::new(&params, &weights.config)?;
+    let mut model = OsddModel::new(&params, &weights.config)?;
+    model.fold();
     let side = |pixels: usize| match config.resolved_tile_size(arithmetic.large_tiles, place.is_cuda()) {
         0 => pixels,
         tile => pixels.min(tile),
@@ -177,6 +178,7 @@ impl Passes {
         let [there, back] = self.gammas;
         let after_move: f64 = self.pass(Some(there))?.iter().sum();
         self.merged.set_gamma(back)?;
+        self.model.fold();
         Ok((parts, after_move))
     }
 
@@ -185,6 +187,7 @@ impl Passes {
         let start = Instant::now();
         if let Some(gamma) = gamma {
             self.merged.set_gamma(gamma)?;
+            self.model.fold();
         }
         let mut ends = [0.0; 3];
         let device = self.image.device();
