@@ -95,7 +95,7 @@ unsafe fn made(tensor: *mut c_void) -> Option<Tensor> {
     (!tensor.is_null()).then(|| unsafe { Tensor::from_ptr(tensor.cast()) })
 }
 
-/// A copy on `device`, through memory that the system does not move where it can be had, so that this thread does not wait: `tensor` may
+/// A copy on `device`, on a GPU through memory that the system does not move where it can be had, so that this thread does not wait: `tensor` may
 /// change or go at once.
 ///
 /// # Errors
@@ -110,6 +110,9 @@ pub(crate) fn upload(tensor: &Tensor, device: tch::Device) -> Result<Tensor> {
         if let Some(copy) = unsafe { made(osdd_upload(tensor.as_ptr().cast(), index as i8)) } {
             return Ok(copy);
         }
+    }
+    if device == tch::Device::Cpu {
+        return Ok(tensor.f_detach_copy()?);
     }
     // Says what is wrong, where it is not memory of that kind.
     Ok(tensor.f_to_device(device)?)

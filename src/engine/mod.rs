@@ -21,6 +21,7 @@ mod config;
 mod cut;
 mod flight;
 mod graph;
+mod packed;
 mod pass;
 mod picture;
 mod pixels;
@@ -37,7 +38,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 pub use config::EngineConfig;
 use flight::{Flight, Reply, Wait};
-pub use picture::{Arriving, Picture};
+pub use picture::{Arriving, FromFrame, Picture};
 use worker::{Job, Shared};
 
 pub use crate::device::{Device, Precision};

@@ -23,10 +23,7 @@ pub(super) struct Passed {
 /// # Panics
 /// Where the model panics.
 pub(super) fn pass(model: &Forward, x: &Tensor) -> Result<Passed> {
-    let y = model(x).f_to_kind(Kind::Float)?;
-    // A sum is finite where all its terms are.
-    let sums = y.f_sum_dim_intlist([1, 2, 3].as_slice(), true, Kind::Float)?;
-    let finite = sums.f_isfinite()?;
+    let (y, finite) = judged(model, x)?;
     // On a GPU the answer stays there until the frame is done: reading it would wait for all that is queued.
     let images = if finite.device() == Device::Cpu && finite.f_all()?.f_int64_value(&[])? == 1 {
         y
@@ -34,4 +31,19 @@ pub(super) fn pass(model: &Forward, x: &Tensor) -> Result<Passed> {
         y.f_where_self(&finite, x)?
     };
     Ok(Passed { images, finite })
+}
+
+/// As [`pass`], with the model's numbers whatever they are.
+///
+/// # Errors
+/// Too little memory.
+///
+/// # Panics
+/// Where the model panics.
+pub(super) fn judged(model: &Forward, x: &Tensor) -> Result<(Tensor, Tensor)> {
+    let y = model(x).f_to_kind(Kind::Float)?;
+    // A sum is finite where all its terms are.
+    let sums = y.f_sum_dim_intlist([1, 2, 3].as_slice(), true, Kind::Float)?;
+    let finite = sums.f_isfinite()?;
+    Ok((y, finite))
 }

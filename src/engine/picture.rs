@@ -27,6 +27,11 @@ pub trait Picture: Send + Sized + 'static {
     /// Too little memory, or a failure of the device.
     fn with_colours(&self, colours: &Tensor, before: &Tensor) -> Result<Arriving<Self>>;
 
+    /// Where it is a frame in the CPU's memory: that, and what another such frame is as a picture.
+    fn as_frame(&self) -> Option<(&Frame, FromFrame<Self>)> {
+        None
+    }
+
     /// The same picture again.
     ///
     /// # Errors
@@ -36,6 +41,9 @@ pub trait Picture: Send + Sized + 'static {
     /// `last`, an earlier output, as the output for this picture, in which no tile has changed. `None` where their layouts differ.
     fn repeated(&self, last: Self) -> Option<Self>;
 }
+
+/// What a frame is as a picture.
+pub type FromFrame<P> = fn(Frame) -> P;
 
 /// A picture that is under way on a device, so that the next one can begin there meanwhile.
 pub struct Arriving<P> {
@@ -101,6 +109,10 @@ impl Picture for Frame {
 
     fn with_colours(&self, colours: &Tensor, _before: &Tensor) -> Result<Arriving<Self>> {
         from_tensor(colours, self)
+    }
+
+    fn as_frame(&self) -> Option<(&Frame, FromFrame<Self>)> {
+        Some((self, |frame| frame))
     }
 
     fn try_clone(&self) -> Result<Self> {

@@ -14,9 +14,8 @@ pub(super) fn to_tensor(frame: &Frame, device: Device) -> Result<Tensor> {
     if device == Device::Cpu {
         return to_tensor_in_one_pass(frame);
     }
-    let samples = upload(&samples(frame)?, device)?;
     let wide = matches!(frame.format, PixelFormat::Rgb16 | PixelFormat::Rgba16);
-    let rgb = samples.f_narrow(3, 0, 3)?;
+    let rgb = to_samples(frame, device)?.f_narrow(2, 0, 3)?;
     let rgb = if wide {
         // libtorch has few operations on unsigned 16-bit numbers: read them as signed and undo the wrap.
         rgb.f_to_kind(Kind::Int)?.f_bitwise_and(0xffff)?
@@ -28,7 +27,22 @@ pub(super) fn to_tensor(frame: &Frame, device: Device) -> Result<Tensor> {
     Ok(values
         .f_mul_scalar_(scale)?
         .f_sub_scalar_(1.0)?
-        .f_permute([0, 3, 1, 2])?)
+        .f_permute([2, 0, 1])?
+        .f_unsqueeze(0)?)
+}
+
+/// A frame's samples on `device`, `[H, W, channels]`; those of 16 bits as signed numbers.
+pub(super) fn to_samples(frame: &Frame, device: Device) -> Result<Tensor> {
+    upload(&samples(frame)?, device)
+}
+
+/// A frame like `input` with `samples` as [`to_samples`] gives them.
+pub(super) fn from_samples(samples: &Tensor, input: &Frame) -> Result<Arriving<Frame>> {
+    let (mut frame, fetched) = (new_like(input)?, fetch(samples)?);
+    Arriving::behind(samples.device(), move || {
+        write_samples(&fetched, &mut frame);
+        Ok(frame)
+    })
 }
 
 /// A frame like `input` with the colours of `tensor` (as [`to_tensor`] gives them, clamped here) and its own alpha.
@@ -39,26 +53,31 @@ pub(super) fn from_tensor(tensor: &Tensor, input: &Frame) -> Result<Arriving<Fra
     let mut frame = like(input)?;
     let levels = fetch(&levels(tensor, input.format)?)?;
     Arriving::behind(tensor.device(), move || {
-        write_levels(&levels, &mut frame);
+        write_samples(&levels, &mut frame);
         Ok(frame)
     })
 }
 
 /// A frame for the colours of one like `input`, whose alpha it has.
 fn like(input: &Frame) -> Result<Frame> {
-    if input.format.channels() == 4 {
-        return input.try_clone();
+    match input.format.channels() {
+        4 => input.try_clone(),
+        _ => new_like(input),
     }
+}
+
+/// A black frame of the same size and format.
+fn new_like(input: &Frame) -> Result<Frame> {
     let mut data = Vec::new();
     reserve(&mut data, input.data.len())?;
     data.resize(input.data.len(), 0);
     Frame::from_data(input.width, input.height, input.format, data)
 }
 
-/// Colours as samples, `[1, H, W, 3]`; of 16 bits as signed numbers.
+/// Colours `[1, 3, H, W]` as samples, `[H, W, 3]`; of 16 bits as signed numbers.
 fn levels(tensor: &Tensor, format: PixelFormat) -> Result<Tensor> {
     let half = format.full_scale() / 2.0;
-    let mut levels = tensor.f_permute([0, 2, 3, 1])?.f_add_scalar(1.0)?;
+    let mut levels = tensor.f_squeeze_dim(0)?.f_permute([1, 2, 0])?.f_add_scalar(1.0)?;
     levels = levels.f_mul_scalar_(half)?;
     levels = levels.f_round_()?.f_clamp_(0.0, format.full_scale())?;
     levels = match format {
@@ -68,13 +87,14 @@ fn levels(tensor: &Tensor, format: PixelFormat) -> Result<Tensor> {
     Ok(levels.f_contiguous()?)
 }
 
-/// Writes levels that are on the CPU into a frame; alpha stays.
-fn write_levels(levels: &Tensor, frame: &mut Frame) {
+/// Writes samples that are on the CPU into a frame; where they are colours alone, alpha stays.
+fn write_samples(samples: &Tensor, frame: &mut Frame) {
     let sample = frame.format.bytes_per_sample();
     // SAFETY: on the CPU and without gaps; it has that many bytes, and nobody writes them meanwhile.
     let bytes =
-        unsafe { std::slice::from_raw_parts(levels.data_ptr().cast::<u8>(), levels.numel() * sample) };
-    let (colours, pixel, stride) = (3 * sample, frame.format.bytes_per_pixel(), frame.stride());
+        unsafe { std::slice::from_raw_parts(samples.data_ptr().cast::<u8>(), samples.numel() * sample) };
+    let colours = samples.size()[2] as usize * sample;
+    let (pixel, stride) = (frame.format.bytes_per_pixel(), frame.stride());
     let width = frame.width;
     on_own_threads(|| {
         by_rows(&mut frame.data, stride, |first, pixels| {
@@ -193,7 +213,7 @@ fn level(value: f32, full: f32) -> f32 {
     ((value + 1.0) * (0.5 * full) + WHOLE - WHOLE).clamp(0.0, full)
 }
 
-/// The frame's own memory as `[1, H, W, channels]`; 16-bit samples as signed numbers. It must not outlive the frame.
+/// The frame's own memory as `[H, W, channels]`; 16-bit samples as signed numbers. It must not outlive the frame.
 fn samples(frame: &Frame) -> Result<Tensor> {
     let channels = frame.format.channels() as i64;
     let (width, height) = (frame.width as i64, frame.height as i64);
@@ -201,8 +221,7 @@ fn samples(frame: &Frame) -> Result<Tensor> {
         1 => Kind::Uint8,
         _ => Kind::Int16,
     };
-    let size = [1, height, width, channels];
-    let strides = [height * width * channels, width * channels, channels, 1];
+    let (size, strides) = ([height, width, channels], [width * channels, channels, 1]);
     // SAFETY: `Frame::check` has made sure that `data` holds exactly this many samples.
     Ok(unsafe { Tensor::f_from_blob(frame.data.as_ptr(), &size, &strides, kind, Device::Cpu)? })
 }
@@ -231,9 +250,9 @@ mod tests {
             // As from a GPU.
             let levels = levels(&tensor, format).unwrap();
             let mut back = like(&frame).unwrap();
-            write_levels(&levels.zeros_like(), &mut back);
+            write_samples(&levels.zeros_like(), &mut back);
             assert!(back.data[..3] == [0; 3] && back != frame);
-            write_levels(&levels, &mut back);
+            write_samples(&levels, &mut back);
             assert_eq!(back, frame, "{format:?}");
         }
     }

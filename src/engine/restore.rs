@@ -4,7 +4,9 @@ use std::time::Instant;
 
 use super::budget::Budget;
 use super::graph::{cuda_graph, recorded};
+use super::packed::{self, Packed};
 use super::pass::Forward;
+use super::pixels::{from_samples, to_samples};
 use super::tiled::{Joined, TiledPass};
 use super::{Arriving, EngineConfig, EngineInfo, Picture, StageTimes};
 use crate::Result;
@@ -33,6 +35,8 @@ pub(super) struct Restorer<P> {
     free_since: Instant,
     /// The model's work is recorded.
     graphs: bool,
+    /// Kernels for plain frames.
+    kernels: packed::Find,
 }
 
 /// The model as it is at present; it shares the weights' memory.
@@ -70,6 +74,20 @@ pub(super) struct Begun<P> {
 }
 
 impl<P: Picture> Begun<P> {
+    /// Of no tiles.
+    fn new(frame: Arriving<P>, start: Instant, times: StageTimes) -> Self {
+        Begun {
+            frame,
+            finite: None,
+            start,
+            times,
+            tiles: 0,
+            tiles_reused: 0,
+            tiles_skipped: 0,
+            kept: false,
+        }
+    }
+
     /// Whether nothing is left to wait for.
     pub fn is_here(&self) -> bool {
         self.frame.is_here()
@@ -143,6 +161,7 @@ impl<P: Picture> Restorer<P> {
             free_since: Instant::now(),
             // Asked for until somebody has seen them on a GPU.
             graphs: torch_device.is_cuda() && std::env::var_os("OSDD_CUDA_GRAPHS").is_some_and(|v| v == "1"),
+            kernels: packed::on_gpu,
         })
     }
 
@@ -183,16 +202,8 @@ impl<P: Picture> Restorer<P> {
         let start = Instant::now();
         let frame = &*frame;
         if strength == 0.0 {
-            return Ok(Some(Begun {
-                frame: Arriving::here(frame.try_clone()?),
-                finite: None,
-                start,
-                times: StageTimes::default(),
-                tiles: 0,
-                tiles_reused: 0,
-                tiles_skipped: 0,
-                kept: false,
-            }));
+            let frame = Arriving::here(frame.try_clone()?);
+            return Ok(Some(Begun::new(frame, start, StageTimes::default())));
         }
         if self.folded_gamma != Some(gamma) {
             self.folded_gamma = None;
@@ -201,9 +212,6 @@ impl<P: Picture> Restorer<P> {
             self.folded_gamma = Some(gamma);
         }
         let mut times = StageTimes::default();
-
-        let input = frame.to_tensor(self.device)?;
-        times.upload = start.elapsed();
 
         let (weights, config) = (&self.weights, &self.config);
         let model = || {
@@ -215,6 +223,35 @@ impl<P: Picture> Restorer<P> {
                 false => forward,
             })
         };
+
+        let plain = frame.as_frame().filter(|_| self.tiles.makes_all());
+        if let Some((plain, picture_of)) = plain
+            && let Some(kernels) = (self.kernels)(self.device, plain.format)
+        {
+            let samples = to_samples(plain, self.device)?;
+            times.upload = start.elapsed();
+            let tiles = &mut self.tiles;
+            let packed = tiles.run_packed((kernels, &samples), strength, &model, wanted, &mut times)?;
+            let Some(Packed {
+                samples,
+                tiles,
+                finite,
+            }) = packed
+            else {
+                return Ok(None);
+            };
+            let packed = Instant::now();
+            let frame = from_samples(&samples, plain)?.map(picture_of);
+            times.download = packed.elapsed();
+            return Ok(Some(Begun {
+                finite: Some(finite),
+                tiles,
+                ..Begun::new(frame, start, times)
+            }));
+        }
+
+        let input = frame.to_tensor(self.device)?;
+        times.upload = start.elapsed();
         let joined = self.tiles.run(&input, gamma, &model, wanted, &mut times)?;
         let Some(joined) = joined else {
             self.last = None;
@@ -236,14 +273,12 @@ impl<P: Picture> Restorer<P> {
         };
         times.download = blended.elapsed();
         Ok(Some(Begun {
-            frame,
             finite: joined.finite,
-            start,
-            times,
             tiles: joined.tiles,
             tiles_reused: joined.tiles_reused,
             tiles_skipped: joined.tiles_skipped,
             kept: repeats,
+            ..Begun::new(frame, start, times)
         }))
     }
 
@@ -281,6 +316,42 @@ mod tests {
 
     use super::*;
     use crate::frame::{Frame, PixelFormat};
+    use crate::nn::FrameKernels;
+
+    /// As on a GPU, by its kernels.
+    #[test]
+    fn a_plain_frame_by_kernels_is_the_same_frame() {
+        let _no_grad = tch::no_grad_guard();
+        let mut frame = Frame::new(150, 70, PixelFormat::Rgba8);
+        for (i, sample) in frame.data.iter_mut().enumerate() {
+            *sample = (i * i / 97) as u8;
+        }
+        let mut restored = |find: packed::Find, strength: f64| {
+            let config = EngineConfig {
+                tile_size: Some(64),
+                tile_overlap: Some(16),
+                ..EngineConfig::default()
+            };
+            let mut restorer = Restorer::new(&config).unwrap();
+            restorer.kernels = find;
+            let begun = restorer.begin(&mut frame, 0.7, strength, &|| true).unwrap();
+            restorer.finish(begun.unwrap()).unwrap()
+        };
+        for strength in [1.0, 0.5] {
+            let expected = restored(packed::on_gpu, strength);
+            let made = restored(
+                |_, _| Some(Box::leak(Box::new(FrameKernels::emulated(false, 4)))),
+                strength,
+            );
+            assert_eq!((made.tiles, made.tiles_failed), (expected.tiles, 0));
+            let pairs = made.frame.data.iter().zip(&expected.frame.data);
+            assert!(pairs.clone().all(|(one, two)| one.abs_diff(*two) <= 1));
+            assert!(
+                pairs.filter(|(one, two)| one != two).count() < 50,
+                "halves may round either way"
+            );
+        }
+    }
 
     #[test]
     fn a_frame_is_given_up_between_two_tiles() {

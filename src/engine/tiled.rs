@@ -14,6 +14,7 @@ use super::{EngineConfig, StageTimes};
 use crate::Result;
 use crate::device::{self, fetch};
 use crate::memory;
+use crate::nn::TilePlaces;
 use crate::tile::{Tile, TileGrid, reflect};
 
 /// Cuts frames into tiles, runs them in batches and joins the results; remembers the geometry of the last size.
@@ -42,20 +43,22 @@ pub(super) struct Joined {
 }
 
 /// Everything that depends on a frame's size only.
-struct Plan {
-    grid: TileGrid,
+pub(super) struct Plan {
+    pub(super) grid: TileGrid,
     /// How this size is cut, for want of memory perhaps smaller than others.
-    cut: Cut,
+    pub(super) cut: Cut,
     tiles: Vec<Tile>,
     /// Tiles are on their way: if memory runs out now, smaller ones help; what a frame takes as a whole, they do not change.
-    passing: bool,
-    forward: Forward,
+    pub(super) passing: bool,
+    pub(super) forward: Forward,
     reuse: Option<Reuse>,
     sharp: Option<Sharp>,
     /// Reflected source rows and columns where the frame is padded.
     rows: Option<Tensor>,
     columns: Option<Tensor>,
     blend: Blend,
+    /// Where plain frames have needed it.
+    pub(super) places: Option<TilePlaces>,
 }
 
 impl TiledPass {
@@ -170,7 +173,12 @@ impl TiledPass {
         true
     }
 
-    fn plan_for(
+    /// Whether every tile of a frame goes through the model.
+    pub fn makes_all(&self) -> bool {
+        self.reuse_threshold == 0.0 && self.skip_sharp == 0.0
+    }
+
+    pub(super) fn plan_for(
         &mut self,
         width: usize,
         height: usize,
@@ -224,6 +232,7 @@ impl Plan {
             columns: place(reflected(grid.width(), grid.padded_width())?)?,
             cut,
             blend: Blend::new(&grid, device)?,
+            places: None,
             grid,
         })
     }

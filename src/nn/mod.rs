@@ -24,6 +24,7 @@ pub use block::{Block2D, BlockKind, BlockShape};
 pub use conv::Conv2d;
 pub use cpu::{Products, on_own_threads};
 pub(crate) use cpu::{by_rows, lanes as cpu_lanes};
+pub(crate) use cuda::{FrameKernels, TilePlaces};
 pub use gated::GatedBlock2D;
 pub use norm::{ImageNorm, LayerNorm, NormKind};
 pub use params::{Init, Initializer, Params, Shapes, Source, TensorMap};

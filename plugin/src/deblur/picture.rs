@@ -1,7 +1,7 @@
 //! A frame as the engine is given it, wherever it is.
 
 use osdd::Result;
-use osdd::engine::{self, Arriving};
+use osdd::engine::{self, Arriving, FromFrame};
 use osdd::frame::Frame;
 use tch::{Device, Tensor};
 
@@ -35,6 +35,13 @@ impl engine::Picture for Picture {
             Self::Host(frame) => frame.with_colours(colours, before)?.map(Self::Host),
             Self::Cuda(frame) => frame.with_colours(colours, before)?.map(Self::Cuda),
         })
+    }
+
+    fn as_frame(&self) -> Option<(&Frame, FromFrame<Self>)> {
+        match self {
+            Self::Host(frame) => Some((frame, Self::Host)),
+            Self::Cuda(_) => None,
+        }
     }
 
     fn try_clone(&self) -> Result<Self> {

@@ -1,5 +1,5 @@
-// The kernels of gated.cu, or with GROUP_NORM those of group_norm.cu, as ordinary functions, for tests on machines without a GPU: the threads of a block, and what a group
-// of them tells each other, on threads of the CPU.
+// The kernels of gated.cu, or with GROUP_NORM or FRAME those of group_norm.cu or frame.cu, as ordinary functions, for tests on machines
+// without a GPU: the threads of a block, and what a group of them tells each other, on threads of the CPU.
 
 #include <algorithm>
 #include <barrier>
@@ -63,6 +63,8 @@ static float __shfl_xor_sync(unsigned, float value, int step, int) {
 #include "numbers.cu"
 #ifdef GROUP_NORM
 #include "group_norm.cu"
+#elif defined(FRAME)
+#include "frame.cu"
 #else
 #include "gated.cu"
 #endif
@@ -101,6 +103,9 @@ extern "C" int osdd_emulated(const char* name, unsigned blocks, unsigned threads
   else if (kernel == "group_scales") start(group_scales, false, blocks, threads, from);
   else if (kernel == "scale_shift") start(scale_shift, false, blocks, threads, from);
   else if (kernel == "scale_shift_silu") start(scale_shift_silu, false, blocks, threads, from);
+#elif defined(FRAME)
+  if (kernel == "tiles_of_frame") start(tiles_of_frame, false, blocks, threads, from);
+  else if (kernel == "frame_of_tiles") start(frame_of_tiles, false, blocks, threads, from);
 #else
   if (kernel == "channel_norm") start(channel_norm, true, blocks, threads, from);
   else if (kernel == "channel_norm_backward") start(channel_norm_backward, true, blocks, threads, from);

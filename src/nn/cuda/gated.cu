@@ -172,10 +172,6 @@ extern "C" __global__ void __launch_bounds__(128)
 
 #define PAIRS (WIDTH / 2 / CHUNKS)
 
-struct Size {
-  int batch, height, width;
-};
-
 // The four channels of a thread: two of the first half, two of the second.
 struct Channels {
   int first, second;

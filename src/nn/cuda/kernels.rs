@@ -38,6 +38,8 @@ pub(super) enum Kernel {
     GroupScales,
     ScaleShift,
     ScaleShiftSilu,
+    TilesOfFrame,
+    FrameOfTiles,
 }
 
 impl Kernel {
@@ -65,6 +67,8 @@ impl Kernel {
             Kernel::GroupScales => c"group_scales",
             Kernel::ScaleShift => c"scale_shift",
             Kernel::ScaleShiftSilu => c"scale_shift_silu",
+            Kernel::TilesOfFrame => c"tiles_of_frame",
+            Kernel::FrameOfTiles => c"frame_of_tiles",
         }
     }
 }
@@ -91,6 +95,7 @@ pub(super) enum Argument {
     Pointer(*mut c_void),
     Pixels(i64),
     Size([i32; 3]),
+    Share(f32),
 }
 
 impl From<&Tensor> for Argument {
@@ -441,6 +446,7 @@ pub(super) fn launch<const N: usize>(
         Argument::Pointer(pointer) => (&raw mut *pointer).cast::<c_void>(),
         Argument::Pixels(pixels) => (&raw mut *pixels).cast(),
         Argument::Size(size) => (&raw mut *size).cast(),
+        Argument::Share(share) => (&raw mut *share).cast(),
     });
     let launched = launcher.launch(kernel, blocks as u32, threads as u32, &mut pointers);
     launched.unwrap_or_else(|reason| panic!("{reason}"));

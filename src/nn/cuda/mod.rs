@@ -2,68 +2,36 @@
 //!
 //! libtorch computes a gated block as some twenty passes over its maps, and most of their time is reading and writing them. Here
 //! the matrix products are libtorch's, and everything between them is one kernel each (`gated.cu`), forward and backward.
-//! Group normalisation with SiLU reads its map twice and writes it once (`group_norm.cu`).
+//! Group normalisation with SiLU reads its map twice and writes it once (`group_norm.cu`); frames become tiles, and tiles frames, in one
+//! pass each (`frame.cu`).
 //! Kernels are compiled by NVRTC when a width is first met; where that is not to be had, libtorch's layers serve.
 
 mod driver;
+#[cfg(test)]
+mod emulated;
+mod frame;
 mod function;
 mod gated;
 mod group_norm;
 mod kernels;
 
+pub(crate) use frame::{FrameKernels, TilePlaces};
 pub(super) use function::forward;
 pub(super) use group_norm::group_norm;
 
 #[cfg(all(test, libtorch_headers))]
 mod tests {
-    use std::ffi::{c_char, c_int, c_uint, c_void};
+    use std::ffi::c_void;
 
     use tch::{Device, Kind, Tensor};
 
+    use super::emulated::Emulated;
     use super::function::differentiable;
     use super::gated;
     use super::group_norm::GroupNorm;
     use super::kernels::{Kernel, Kernels, Launch};
     use crate::device;
     use crate::nn::{BlockShape, GatedBlock2D, Initializer, NormKind, Params, TensorMap, channels_last};
-    use crate::test_library::TestLibrary;
-
-    /// The kernels as functions of the CPU.
-    struct Emulated(unsafe extern "C" fn(*const c_char, c_uint, c_uint, *mut *mut c_void) -> c_int);
-
-    impl Emulated {
-        fn new(defines: Vec<String>) -> Self {
-            let library = TestLibrary::build("src/nn/cuda/emulator.cpp", &defines);
-            let function = library.find(c"osdd_emulated");
-            // SAFETY: as declared there.
-            Emulated(unsafe {
-                std::mem::transmute::<
-                    *mut c_void,
-                    unsafe extern "C" fn(*const c_char, c_uint, c_uint, *mut *mut c_void) -> c_int,
-                >(function)
-            })
-        }
-    }
-
-    impl Launch for Emulated {
-        fn multiprocessors(&self) -> i64 {
-            2
-        }
-
-        fn launch(
-            &self,
-            kernel: Kernel,
-            blocks: u32,
-            threads: u32,
-            arguments: &mut [*mut c_void],
-        ) -> Result<(), String> {
-            // SAFETY: as a GPU would be given them.
-            let code = unsafe { (self.0)(kernel.name().as_ptr(), blocks, threads, arguments.as_mut_ptr()) };
-            (code == 0)
-                .then_some(())
-                .ok_or_else(|| kernel.name().to_string_lossy().into_owned())
-        }
-    }
 
     /// A block's input and parameters, none of them zero; the block on them; and what comes from above.
     fn case(width: i64, size: [i64; 3], kind: Kind) -> (Vec<Tensor>, impl Fn(&[Tensor]) -> Tensor, Tensor) {

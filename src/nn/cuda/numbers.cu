@@ -7,6 +7,10 @@ typedef unsigned short Number;
 typedef float Number;
 #endif
 
+struct Size {
+  int batch, height, width;
+};
+
 __device__ inline float widened(Number n) {
 #if BF16
   return __uint_as_float((unsigned)n << 16);
