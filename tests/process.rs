@@ -67,4 +67,31 @@ fn an_engine_shares_the_process_with_others() {
         after < before + 10,
         "{before} MiB before, {running} while running, {after} after"
     );
+
+    // One that runs takes no new memory for a frame, of which each has 169 pages, and the model's maps some thousands.
+    let engine = Engine::new(EngineConfig {
+        device: Device::Cpu,
+        ..EngineConfig::default()
+    });
+    let engine = engine.unwrap();
+    let mut frame = Frame::new(640, 360, PixelFormat::Rgb8);
+    let mut faults = Vec::new();
+    for _ in 0..20 {
+        engine.send(frame).unwrap();
+        frame = engine.receive().unwrap().unwrap().input;
+        faults.push(page_faults());
+    }
+    let taken = faults[19] - faults[7];
+    assert!(taken < 1000, "{taken} new pages for 12 frames");
+    assert!(faults[0] > 1000, "or nothing was counted");
+}
+
+/// Pages that the system has given this process so far.
+fn page_faults() -> i64 {
+    // SAFETY: fills what is all zeros.
+    unsafe {
+        let mut usage = std::mem::zeroed::<libc::rusage>();
+        assert_eq!(libc::getrusage(libc::RUSAGE_SELF, &raw mut usage), 0);
+        usage.ru_minflt
+    }
 }
