@@ -418,9 +418,22 @@ fn what_is_no_video_is_one_line_and_leaves_nothing() {
     let text = fails(&folder, "deblur text.mp4 -o out.mp4");
     assert!(text.contains("neither an image nor a video"), "{text}");
     let text = fails(&folder, "deblur empty.mp4 -o out.mp4");
-    assert!(text.contains("empty.mp4"), "{text}");
+    assert!(
+        text.contains("empty.mp4") && text.contains("it is empty"),
+        "{text}"
+    );
     let text = fails(&folder, "deblur sound.mkv -o out.mp4");
     assert!(text.contains("no video"), "{text}");
+    for (quality, output, scale) in [
+        (51, "out.mp4", "H.264, 0 to 50"),
+        (64, "out.webm", "VP9, 0 to 63"),
+    ] {
+        let arguments = format!("deblur text.mp4 -o {output} --quality {quality}");
+        let output = osdd(&folder, &arguments);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(text.contains(scale) && text.lines().count() == 1, "{text}");
+    }
     let text = fails(&folder, "deblur none.mp4 -o out.mp4");
     assert!(text.contains("No such file"), "{text}");
     let text = fails(&folder, "deblur sound.mkv -o out.mp4 --model none");

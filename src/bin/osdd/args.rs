@@ -189,7 +189,7 @@ pub(crate) struct DeblurArgs {
     #[arg(long, value_enum, default_value_t = Compare::Off)]
     pub compare: Compare,
     /// Video quality, lower is better: 0..50 for H.264 (default 18), 0..63 for VP9 (default 24)
-    #[arg(long, value_name = "Q", value_parser = clap::value_parser!(u32).range(0..=63))]
+    #[arg(long, value_name = "Q")]
     pub quality: Option<u32>,
     /// Skip what has been written already, with whatever settings; a video that was interrupted starts anew
     #[arg(long, conflicts_with = "force")]

@@ -160,6 +160,14 @@ impl Plan {
         let mut outputs = HashSet::new();
         let mut existing = Vec::new();
         for job in candidates {
+            if let (Target::Video(container), Some(quality)) = (job.target, args.quality) {
+                let (codec, worst) = container.quality_scale();
+                if quality > worst {
+                    bail!(Usage(format!(
+                        "--quality {quality} is off the scale of {codec}, 0 to {worst}"
+                    )));
+                }
+            }
             if !outputs.insert(job.output.clone()) {
                 bail!(Usage(format!(
                     "two inputs would be written to {}",

@@ -1,13 +1,12 @@
 //! The containers that videos are written as, and the encoders that go with them.
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use gst::prelude::*;
 
 use super::element;
 
 /// Constant rate factor of x264; 18 is commonly held to be visually lossless.
 const H264_QUALITY: u32 = 18;
-const H264_WORST: u32 = 50;
 /// VP9's scale is another one.
 const VP9_QUALITY: u32 = 24;
 
@@ -62,10 +61,18 @@ impl Container {
         }
     }
 
-    /// An encoder that keeps what it is given as far as the eye can tell; `quality` is on the encoder's own scale.
+    /// The format of its video, and the worst quality there.
+    pub fn quality_scale(self) -> (&'static str, u32) {
+        match self {
+            Self::WebM => ("VP9", 63),
+            _ => ("H.264", 50),
+        }
+    }
+
+    /// An encoder that keeps what it is given as far as the eye can tell; `quality` is on [its own scale](Self::quality_scale).
     ///
     /// # Errors
-    /// The element is missing, or `quality` is off its scale.
+    /// The element is missing.
     pub fn video_encoder(self, quality: Option<u32>) -> Result<gst::Element> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         if self == Self::WebM {
@@ -83,14 +90,9 @@ impl Container {
             encoder.set_property("timebase", gst::Fraction::new(1, 90_000));
             return Ok(encoder);
         }
-        let quality = quality.unwrap_or(H264_QUALITY);
-        ensure!(
-            quality <= H264_WORST,
-            "--quality {quality} is off the scale of H.264, 0 to {H264_WORST}"
-        );
         let encoder = element::make("x264enc")?;
         encoder.set_property_from_str("pass", "qual");
-        encoder.set_property("quantizer", quality);
+        encoder.set_property("quantizer", quality.unwrap_or(H264_QUALITY));
         encoder.set_property_from_str("speed-preset", "fast");
         if self == Self::Avi {
             // AVI has no presentation times of its own, so frames must be stored in the order they are shown.

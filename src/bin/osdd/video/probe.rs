@@ -45,6 +45,9 @@ pub(crate) struct Probe {
 /// # Errors
 /// The file cannot be read or is no media file.
 pub(crate) fn probe(path: &Path) -> Result<Probe> {
+    if std::fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() == 0) {
+        bail!("it is empty");
+    }
     let pipeline = gst::Pipeline::new();
     let source = element::make("filesrc")?;
     source.set_property("location", path);
