@@ -16,7 +16,7 @@ mod memory;
 pub mod metrics;
 pub mod model;
 pub mod nn;
-#[cfg(all(test, libtorch_headers))]
+#[cfg(test)]
 mod test_library;
 pub mod threads;
 pub mod tile;

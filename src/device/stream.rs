@@ -95,8 +95,8 @@ unsafe fn made(tensor: *mut c_void) -> Option<Tensor> {
     (!tensor.is_null()).then(|| unsafe { Tensor::from_ptr(tensor.cast()) })
 }
 
-/// A copy on `device`, on a GPU through memory that the system does not move where it can be had, so that this thread does not wait: `tensor` may
-/// change or go at once.
+/// A copy on `device`, on a GPU through memory that the system does not move where it can be had, so that this thread does not wait:
+/// `tensor` may change or go at once.
 ///
 /// # Errors
 /// Too little memory, or a failure of the device.

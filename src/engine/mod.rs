@@ -21,13 +21,14 @@ mod config;
 mod cut;
 mod flight;
 mod graph;
-mod packed;
 mod pass;
 mod picture;
 mod pixels;
+mod plain;
 mod restore;
 mod reuse;
 mod sharp;
+mod source;
 mod tiled;
 mod worker;
 

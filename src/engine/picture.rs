@@ -27,7 +27,9 @@ pub trait Picture: Send + Sized + 'static {
     /// Too little memory, or a failure of the device.
     fn with_colours(&self, colours: &Tensor, before: &Tensor) -> Result<Arriving<Self>>;
 
-    /// Where it is a frame in the CPU's memory: that, and what another such frame is as a picture.
+    /// Where it is nothing but a frame in the CPU's memory: that, and what another such frame is as a picture. On a GPU the engine may
+    /// then take the frame's samples, and never ask for [`to_tensor`](Picture::to_tensor) and
+    /// [`with_colours`](Picture::with_colours).
     fn as_frame(&self) -> Option<(&Frame, FromFrame<Self>)> {
         None
     }

@@ -3,28 +3,23 @@
 use std::time::Instant;
 
 use super::budget::Budget;
-use super::graph::{cuda_graph, recorded};
-use super::packed::{self, Packed};
-use super::pass::Forward;
 use super::pixels::{from_samples, to_samples};
+use super::plain::{self, Plain};
+use super::source::Source;
 use super::tiled::{Joined, TiledPass};
-use super::{Arriving, EngineConfig, EngineInfo, Picture, StageTimes};
+use super::{Arriving, EngineConfig, EngineInfo, FromFrame, Picture, StageTimes};
 use crate::Result;
-use crate::config::ModelConfig;
 use crate::device::{self, Precision};
+use crate::frame::Frame;
 use crate::memory;
-use crate::model::{Arithmetic, OsddModel};
-use crate::nn::{Params, Products, on_own_threads};
-use crate::weights::{Merged, load_config, shared_model};
+use crate::model::Arithmetic;
+use crate::nn::{FrameKernels, on_own_threads};
+use crate::weights::{load_config, shared_model};
 
 /// A loaded model and what it needs to restore frames of any size.
 pub(super) struct Restorer<P> {
     info: EngineInfo,
-    config: ModelConfig,
-    weights: Merged,
-    /// Has what all models of these weights keep from one image to the next, for γ as below.
-    folded: OsddModel,
-    folded_gamma: Option<f64>,
+    source: Source,
     tiles: TiledPass,
     device: tch::Device,
     arithmetic: Arithmetic,
@@ -33,19 +28,8 @@ pub(super) struct Restorer<P> {
     reuses: bool,
     /// When the last frame was done, and the device free for the next.
     free_since: Instant,
-    /// The model's work is recorded.
-    graphs: bool,
     /// Kernels for plain frames.
-    kernels: packed::Find,
-}
-
-/// The model as it is at present; it shares the weights' memory.
-fn model(weights: &Merged, config: &ModelConfig, products: Products) -> Result<OsddModel> {
-    OsddModel::new(&Params::new(weights.tensors()).with_products(products), config)
-}
-
-fn forward(model: OsddModel) -> Forward {
-    Box::new(move |tiles| model.forward(tiles))
+    kernels: plain::Find,
 }
 
 /// Works where the model's layers find the threads that they bring, or here.
@@ -129,13 +113,16 @@ impl<P: Picture> Restorer<P> {
         memory::keep_freed(torch_device);
         device::own_stream(torch_device);
         let shared = shared_model(&config.model, torch_device, arithmetic.kind)?;
-        let weights = shared.merged(config.gamma)?;
+        // Asked for until somebody has seen them on a GPU.
+        let graphs =
+            torch_device.is_cuda() && std::env::var_os("OSDD_CUDA_GRAPHS").is_some_and(|value| value == "1");
+        let (model, weights) = (shared.config().clone(), shared.merged(config.gamma)?);
         // Says now, not with the first frame, whether the weights make a model.
-        let [folded, measured] = [(); 2].map(|()| model(&weights, shared.config(), arithmetic.products));
-        let measured = forward(measured?);
+        let source = Source::new(model, weights, arithmetic.products, graphs)?;
+        let model = source.model()?;
         let (fused, large_tiles) = (arithmetic.fused, arithmetic.large_tiles);
         let multiple = shared.config().size_multiple();
-        let budget = with_threads(fused, move || Budget::measure(&measured, multiple, torch_device))?;
+        let budget = with_threads(fused, move || Budget::measure(&model, multiple, torch_device))?;
         let tile_overlap = config.tile_overlap.unwrap_or(shared.config().tile_overlap);
         let config = &EngineConfig {
             tile_overlap: Some(tile_overlap),
@@ -149,19 +136,14 @@ impl<P: Picture> Restorer<P> {
                 tile_size: config.resolved_tile_size(large_tiles, torch_device.is_cuda()),
                 tile_overlap,
             },
-            config: shared.config().clone(),
-            weights,
-            folded: folded?,
-            folded_gamma: None,
+            source,
             tiles: TiledPass::new(config, large_tiles, multiple, torch_device, budget),
             device: torch_device,
             arithmetic,
             last: None,
             reuses: config.reuse_threshold > 0.0,
             free_since: Instant::now(),
-            // Asked for until somebody has seen them on a GPU.
-            graphs: torch_device.is_cuda() && std::env::var_os("OSDD_CUDA_GRAPHS").is_some_and(|v| v == "1"),
-            kernels: packed::on_gpu,
+            kernels: plain::on_gpu,
         })
     }
 
@@ -205,53 +187,18 @@ impl<P: Picture> Restorer<P> {
             let frame = Arriving::here(frame.try_clone()?);
             return Ok(Some(Begun::new(frame, start, StageTimes::default())));
         }
-        if self.folded_gamma != Some(gamma) {
-            self.folded_gamma = None;
-            self.weights.set_gamma(gamma)?;
-            self.folded.fold();
-            self.folded_gamma = Some(gamma);
-        }
-        let mut times = StageTimes::default();
-
-        let (weights, config) = (&self.weights, &self.config);
-        let model = || {
-            let mut model = model(weights, config, self.arithmetic.products)?;
-            model.share_fold(&self.folded);
-            let forward = forward(model);
-            Ok(match self.graphs {
-                true => recorded(forward, cuda_graph),
-                false => forward,
-            })
-        };
-
-        let plain = frame.as_frame().filter(|_| self.tiles.makes_all());
-        if let Some((plain, picture_of)) = plain
+        self.source.set_gamma(gamma)?;
+        if self.tiles.makes_all()
+            && let Some((plain, picture_of)) = frame.as_frame()
             && let Some(kernels) = (self.kernels)(self.device, plain.format)
         {
-            let samples = to_samples(plain, self.device)?;
-            times.upload = start.elapsed();
-            let tiles = &mut self.tiles;
-            let packed = tiles.run_packed((kernels, &samples), strength, &model, wanted, &mut times)?;
-            let Some(Packed {
-                samples,
-                tiles,
-                finite,
-            }) = packed
-            else {
-                return Ok(None);
-            };
-            let packed = Instant::now();
-            let frame = from_samples(&samples, plain)?.map(picture_of);
-            times.download = packed.elapsed();
-            return Ok(Some(Begun {
-                finite: Some(finite),
-                tiles,
-                ..Begun::new(frame, start, times)
-            }));
+            return self.begin_plain((plain, picture_of), kernels, strength, wanted, start);
         }
-
+        let mut times = StageTimes::default();
         let input = frame.to_tensor(self.device)?;
         times.upload = start.elapsed();
+
+        let model = || self.source.forward();
         let joined = self.tiles.run(&input, gamma, &model, wanted, &mut times)?;
         let Some(joined) = joined else {
             self.last = None;
@@ -279,6 +226,40 @@ impl<P: Picture> Restorer<P> {
             tiles_skipped: joined.tiles_skipped,
             kept: repeats,
             ..Begun::new(frame, start, times)
+        }))
+    }
+
+    /// As [`begin`](Self::begin), by kernels from the frame's samples to such samples.
+    fn begin_plain(
+        &mut self,
+        (frame, picture_of): (&Frame, FromFrame<P>),
+        kernels: &FrameKernels,
+        strength: f64,
+        wanted: &dyn Fn() -> bool,
+        start: Instant,
+    ) -> Result<Option<Begun<P>>> {
+        let mut times = StageTimes::default();
+        let samples = to_samples(frame, self.device)?;
+        times.upload = start.elapsed();
+        let model = || self.source.forward();
+        let made = self
+            .tiles
+            .run_plain((kernels, &samples), strength, &model, wanted, &mut times)?;
+        let Some(Plain {
+            samples,
+            tiles,
+            finite,
+        }) = made
+        else {
+            return Ok(None);
+        };
+        let done = Instant::now();
+        let arriving = from_samples(&samples, frame)?.map(picture_of);
+        times.download = done.elapsed();
+        Ok(Some(Begun {
+            finite: Some(finite),
+            tiles,
+            ..Begun::new(arriving, start, times)
         }))
     }
 
@@ -315,21 +296,28 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::frame::{Frame, PixelFormat};
-    use crate::nn::FrameKernels;
+    use crate::device::Device;
+    use crate::frame::PixelFormat;
 
     /// As on a GPU, by its kernels.
     #[test]
     fn a_plain_frame_by_kernels_is_the_same_frame() {
+        static FOUND: AtomicUsize = AtomicUsize::new(0);
+        fn emulated(_: tch::Device, _: PixelFormat) -> Option<&'static FrameKernels> {
+            FOUND.fetch_add(1, Ordering::Relaxed);
+            Some(Box::leak(Box::new(FrameKernels::emulated(false, 4, false))))
+        }
         let _no_grad = tch::no_grad_guard();
         let mut frame = Frame::new(150, 70, PixelFormat::Rgba8);
         for (i, sample) in frame.data.iter_mut().enumerate() {
             *sample = (i * i / 97) as u8;
         }
-        let mut restored = |find: packed::Find, strength: f64| {
+        let mut restored = |find: plain::Find, strength: f64, skip_sharp: f64| {
             let config = EngineConfig {
+                device: Device::Cpu,
                 tile_size: Some(64),
                 tile_overlap: Some(16),
+                skip_sharp,
                 ..EngineConfig::default()
             };
             let mut restorer = Restorer::new(&config).unwrap();
@@ -338,11 +326,8 @@ mod tests {
             restorer.finish(begun.unwrap()).unwrap()
         };
         for strength in [1.0, 0.5] {
-            let expected = restored(packed::on_gpu, strength);
-            let made = restored(
-                |_, _| Some(Box::leak(Box::new(FrameKernels::emulated(false, 4)))),
-                strength,
-            );
+            let expected = restored(plain::on_gpu, strength, 0.0);
+            let made = restored(emulated, strength, 0.0);
             assert_eq!((made.tiles, made.tiles_failed), (expected.tiles, 0));
             let pairs = made.frame.data.iter().zip(&expected.frame.data);
             assert!(pairs.clone().all(|(one, two)| one.abs_diff(*two) <= 1));
@@ -351,6 +336,9 @@ mod tests {
                 "halves may round either way"
             );
         }
+        assert_eq!(FOUND.load(Ordering::Relaxed), 2);
+        restored(emulated, 1.0, 0.3);
+        assert_eq!(FOUND.load(Ordering::Relaxed), 2, "not where tiles may be skipped");
     }
 
     #[test]

@@ -284,6 +284,7 @@ impl Plan {
                     reuse.forget_frame();
                     blurred[done * cut.batch..].iter().for_each(|&i| reuse.forget(i));
                 }
+                self.passing = false;
                 return Ok(None);
             }
             let pieces = group.iter().map(|&i| cut_out(padded, &tiles[i]));

@@ -107,7 +107,7 @@ pub(super) fn run<P: Picture>(
 ) {
     let _no_grad = tch::no_grad_guard();
     // Dropped last, when no tensor is left.
-    let _memory = memory::ReleasedAtEnd;
+    let _memory = memory::ReleasedAtEnd::new();
     let restorer = match guarded(|| Restorer::new(config)) {
         Ok(restorer) => restorer,
         Err(error) => {

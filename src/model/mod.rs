@@ -23,7 +23,8 @@ pub use discriminator::LatentDiscriminator;
 use evae::Encoded;
 pub use evae::{Evae, LatentEncoder};
 pub use scheduler::{OneStep, alphas_cumprod};
-pub use unet::{Conditioning, UNet2DConditionModel};
+use unet::Conditioning;
+pub use unet::UNet2DConditionModel;
 
 use crate::Result;
 use crate::config::ModelConfig;
@@ -56,7 +57,7 @@ pub struct OsddModel {
     pub vae: Evae,
     pub unet: UNet2DConditionModel,
     pub prompt: Tensor,
-    /// Where it is kept from one image to the next.
+    /// Where the model is [folded](OsddModel::fold).
     conditioning: Option<Conditioning>,
     step: OneStep,
     timestep: usize,
@@ -88,9 +89,10 @@ impl OsddModel {
         self.unet.conditioning(self.timestep as f64, &self.prompt)
     }
 
-    /// Keeps what the UNet's layers make of timestep and prompt, so that images do not make it anew. To be called again, for this
-    /// model or for one that it was [`shared`](Self::share_fold) with, whenever the weights have changed in place.
+    /// Keeps what the UNet's layers make of timestep and prompt, so that images do not make it anew: for inference. To be called again
+    /// whenever the weights, or the prompt, have changed in place.
     pub fn fold(&mut self) {
+        let _no_grad = tch::no_grad_guard();
         let now = self.conditioning();
         match &self.conditioning {
             Some(kept) => kept.overwrite(&now),
@@ -98,7 +100,7 @@ impl OsddModel {
         }
     }
 
-    /// Takes what `other`, of the same weights, keeps of timestep and prompt, now and whenever that changes.
+    /// Keeps what `other`, of the same weights, keeps, and follows when that is [folded](Self::fold) again; nothing where it is not folded.
     pub fn share_fold(&mut self, other: &OsddModel) {
         self.conditioning = other.conditioning.as_ref().map(Conditioning::share);
     }

@@ -22,7 +22,7 @@ pub struct UNet2DConditionModel {
 }
 
 /// What the layers make of timestep and prompt: the same for every image as long as the weights stay.
-pub struct Conditioning {
+pub(super) struct Conditioning {
     /// `[1, time_embed_dim]`.
     temb: Option<Tensor>,
     down: Vec<Vec<Conditions>>,
@@ -31,11 +31,11 @@ pub struct Conditioning {
 }
 
 impl Conditioning {
-    /// All that images meet, in the layers' order.
+    /// In the layers' order.
     fn tensors(&self) -> impl Iterator<Item = &Tensor> {
         let down = self.down.iter().flatten();
         let all = down.chain(&self.mid).chain(self.up.iter().flatten());
-        all.flat_map(Conditions::tensors)
+        self.temb.iter().chain(all.flat_map(Conditions::tensors))
     }
 
     /// Takes over what `other` has, in the memory that is there.
@@ -120,7 +120,7 @@ impl UNet2DConditionModel {
     }
 
     /// What the layers make of the timestep t and the `prompt`, `[1, M, dim]`.
-    pub fn conditioning(&self, timestep: f64, prompt: &Tensor) -> Conditioning {
+    pub(super) fn conditioning(&self, timestep: f64, prompt: &Tensor) -> Conditioning {
         let temb = self.embed_time(timestep, prompt);
         let time = temb.as_ref();
         Conditioning {
@@ -139,8 +139,13 @@ impl UNet2DConditionModel {
         }
     }
 
-    /// As [`UNet2DConditionModel::observed`].
-    pub fn conditioned(&self, z_t: &Tensor, conditioning: &Conditioning, observer: Observer) -> Tensor {
+    /// As [`UNet2DConditionModel::observed`], with what [`conditioning`](Self::conditioning) of this UNet has given.
+    pub(super) fn conditioned(
+        &self,
+        z_t: &Tensor,
+        conditioning: &Conditioning,
+        observer: Observer,
+    ) -> Tensor {
         if let Some(temb) = &conditioning.temb {
             observer(format_args!("time_embedding"), temb);
         }

@@ -59,3 +59,20 @@ impl engine::Picture for Picture {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use osdd::frame::PixelFormat;
+
+    use super::*;
+
+    #[test]
+    fn a_frame_in_the_cpus_memory_is_a_plain_one() {
+        let mut frame = Frame::new(3, 2, PixelFormat::Rgb8);
+        frame.data[5] = 7;
+        let picture = Picture::Host(frame.clone());
+        let (plain, picture_of) = engine::Picture::as_frame(&picture).unwrap();
+        assert_eq!(plain, &frame);
+        assert!(matches!(picture_of(frame.clone()), Picture::Host(again) if again == frame));
+    }
+}

@@ -9,7 +9,6 @@ pub(super) const LINE: usize = 16;
 struct Line([f32; LINE]);
 
 /// A buffer of whole lines.
-#[derive(Default)]
 pub(super) struct Lines(Vec<Line>);
 
 impl Lines {
@@ -36,5 +35,23 @@ impl From<&[f32]> for Lines {
         let mut lines = Lines::new();
         lines.at_least(values.len()).copy_from_slice(values);
         lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_begin_with_a_line_also_after_more_are_asked_for() {
+        let values: Vec<f32> = (0..37).map(|i| i as f32).collect();
+        let mut lines = Lines::from(&*values);
+        assert_eq!(lines.at_least(37), &*values);
+        for length in [1, 16, 17, 5_000, 200_000, 3] {
+            let numbers = lines.at_least(length);
+            assert_eq!(numbers.len(), length);
+            assert_eq!(numbers.as_ptr().align_offset(64), 0);
+            assert_eq!(numbers.as_ptr(), lines.as_ptr());
+        }
     }
 }

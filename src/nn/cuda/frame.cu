@@ -6,7 +6,7 @@
 //   FULL      the largest sample
 // A block takes every so many rows of what is written.
 
-// A place in a row of `length` pixels that goes on, both ways, as its own mirror image.
+// A place, from 0 on, in a row of `length` pixels that goes on beyond its end as its own mirror image.
 __device__ inline int reflected(int at, int length) {
   if (length == 1) return 0;
   const int last = length - 1, phase = at % (2 * last);

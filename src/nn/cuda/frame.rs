@@ -8,6 +8,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::gated::aligned;
 use super::kernels::{Argument, Kernel, Launch, Size, compiled, launch};
+use crate::Result;
 
 const SOURCE: &str = concat!(include_str!("numbers.cu"), include_str!("frame.cu"));
 
@@ -18,6 +19,9 @@ const BLOCKS_EACH: i64 = 16;
 
 /// Kernels for frames of one kind of samples, `[H, W, channels]`: R, G and B, and perhaps one that stays as it is.
 pub(crate) struct FrameKernels {
+    /// Of a sample: 16-bit numbers are signed to libtorch.
+    kind: Kind,
+    channels: i64,
     launcher: Box<dyn Launch>,
 }
 
@@ -26,24 +30,29 @@ pub(crate) struct TilePlaces {
     pub size: [i64; 2],
     /// Left and upper edge of each tile, `[tiles, 2]`, as 32-bit numbers.
     pub origins: Tensor,
-    /// Left edges of the columns of tiles, and upper ones of their rows, likewise.
+    /// Left edges of the columns of tiles, `[columns]`, and upper ones of their rows, `[rows]`, likewise.
     pub edges: [Tensor; 2],
     /// `[columns, w]` and `[rows, h]`.
     pub weights: [Tensor; 2],
 }
 
 impl FrameKernels {
-    fn new(launcher: Box<dyn Launch>) -> Self {
-        FrameKernels { launcher }
+    fn new(wide: bool, channels: usize, launcher: Box<dyn Launch>) -> Self {
+        FrameKernels {
+            kind: if wide { Kind::Int16 } else { Kind::Uint8 },
+            channels: channels as i64,
+            launcher,
+        }
     }
 
     /// What the source is compiled with. Samples have 16 bits where they are `wide`, else 8.
-    fn defines(wide: bool, channels: i64) -> Vec<String> {
+    fn defines(wide: bool, channels: usize) -> Vec<String> {
         let (sample, full) = match wide {
             true => ("short", u16::MAX.into()),
             false => ("char", u32::from(u8::MAX)),
         };
         vec![
+            // Tiles are float32.
             "-DBF16=0".to_owned(),
             format!("-DSAMPLE=unsigned {sample}"),
             format!("-DCHANNELS={channels}"),
@@ -51,12 +60,17 @@ impl FrameKernels {
         ]
     }
 
-    /// As functions of the CPU.
+    /// As functions of the CPU; where they are `broken`, the largest sample is another.
     #[cfg(test)]
-    pub fn emulated(wide: bool, channels: usize) -> Self {
-        let mut defines = Self::defines(wide, channels as i64);
+    pub fn emulated(wide: bool, channels: usize, broken: bool) -> Self {
+        let mut defines = Self::defines(wide, channels);
         defines.push("-DFRAME".to_owned());
-        Self::new(Box::new(super::emulated::Emulated::new(defines)))
+        if broken {
+            defines.retain(|define| !define.starts_with("-DFULL"));
+            defines.push("-DFULL=240.0f".to_owned());
+        }
+        let emulated = super::emulated::Emulated::new(defines);
+        Self::new(wide, channels, Box::new(emulated))
     }
 
     /// The kernels where they are; `None` where libtorch has to do. A first call compiles.
@@ -70,7 +84,7 @@ impl FrameKernels {
         if let Some(kernels) = made.get(&(index, wide, channels)) {
             return *kernels;
         }
-        let defines = Self::defines(wide, channels as i64);
+        let defines = Self::defines(wide, channels);
         // There may be memory the next time.
         let module = compiled(
             index,
@@ -79,51 +93,42 @@ impl FrameKernels {
             &[Kernel::TilesOfFrame, Kernel::FrameOfTiles],
         )
         .ok()?;
-        let kernels = module.map(|module| Self::new(Box::new(module)));
-        let kernels = kernels.filter(|kernels| {
-            let works = kernels.work(device, wide, channels as i64);
-            if !works {
-                tracing::warn!("kernels for frames do not do what they should, libtorch's operations serve");
-            }
-            works
-        });
-        let kernels = kernels.map(|kernels| -> &Self { Box::leak(Box::new(kernels)) });
+        let kernels = module
+            .map(|module| -> &Self { Box::leak(Box::new(Self::new(wide, channels, Box::new(module)))) });
         made.insert((index, wide, channels), kernels);
         kernels
-    }
-
-    /// Whether a small frame comes back as it was.
-    fn work(&self, device: Device, wide: bool, channels: i64) -> bool {
-        let kind = if wide { Kind::Int16 } else { Kind::Uint8 };
-        let (height, width) = (5, 13);
-        let numbers = |numbers: &[i32]| Tensor::from_slice(numbers).to_device(device);
-        let ones = |length: i64| Tensor::ones([length], (Kind::Float, device));
-        let tried = || {
-            let samples = Tensor::arange(height * width * channels, (Kind::Int, device));
-            let samples = samples.view([height, width, channels]).to_kind(kind);
-            let places = TilePlaces {
-                size: [8, 16],
-                origins: numbers(&[0, 0]),
-                edges: [numbers(&[0]), numbers(&[0])],
-                weights: [ones(16), ones(8)],
-            };
-            let tiles = self.tiles(&samples, &places, 0, 1);
-            let finite = Tensor::ones([1], (Kind::Bool, device));
-            self.frame(&samples, &places, &tiles, &finite, 1.0) == samples
-                && tiles.min().double_value(&[]) == -1.0
-        };
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(tried)).unwrap_or(false)
     }
 
     fn blocks(&self, rows: i64) -> i64 {
         rows.clamp(1, self.launcher.multiprocessors() * BLOCKS_EACH)
     }
 
+    /// Height and width of samples that are of the kind that these kernels take.
+    fn size(&self, samples: &Tensor) -> Size {
+        let (height, width, channels) = samples.size3().expect("samples have three dimensions");
+        assert_eq!(
+            (samples.kind(), channels),
+            (self.kind, self.channels),
+            "other samples"
+        );
+        Size([1, height, width])
+    }
+
     /// `count` tiles from the one that is `first`, `[count, 3, h, w]` in [-1, 1], channels-last; beyond the frame it is reflected.
-    pub fn tiles(&self, samples: &Tensor, places: &TilePlaces, first: usize, count: usize) -> Tensor {
-        let ([height, width], count) = (places.size, count as i64);
+    ///
+    /// # Errors
+    /// Too little memory.
+    ///
+    /// # Panics
+    /// Samples of another kind, or where the driver says no.
+    pub fn tiles(&self, samples: &Tensor, places: &TilePlaces, first: usize, count: usize) -> Result<Tensor> {
+        let ([height, width], first, count) = (places.size, first as i64, count as i64);
+        assert!(
+            first + count <= places.origins.size()[0],
+            "tiles that are not there"
+        );
         let options = (Kind::Float, samples.device());
-        let tiles = Tensor::empty([count, height, width, 3], options);
+        let tiles = Tensor::f_empty([count, height, width, 3], options)?;
         launch(
             &*self.launcher,
             Kernel::TilesOfFrame,
@@ -133,16 +138,22 @@ impl FrameKernels {
                 samples.into(),
                 (&places.origins).into(),
                 (&tiles).into(),
-                Argument::Pixels(first as i64),
-                of_frame(samples).into(),
+                Argument::Number(first),
+                self.size(samples).into(),
                 Size([count, height, width]).into(),
             ],
         );
-        tiles.permute([0, 3, 1, 2])
+        Ok(tiles.f_permute([0, 3, 1, 2])?)
     }
 
-    /// The frame that `tiles` make, `[tiles, 3, h, w]`, float32: samples like `samples`, which show where a tile is not `finite`, and by
-    /// what `strength` lacks of one.
+    /// The frame that `tiles` make, `[tiles, 3, h, w]`, float32: samples like `samples`, which show where a tile is not `finite`,
+    /// `[tiles]`, and by what `strength` lacks of one.
+    ///
+    /// # Errors
+    /// Too little memory.
+    ///
+    /// # Panics
+    /// Tensors of other sizes or kinds, or where the driver says no.
     pub fn frame(
         &self,
         samples: &Tensor,
@@ -150,15 +161,18 @@ impl FrameKernels {
         tiles: &Tensor,
         finite: &Tensor,
         strength: f64,
-    ) -> Tensor {
-        let frame = of_frame(samples);
-        let ([height, width], Size([_, rows, _])) = (places.size, frame);
-        let (tiles, finite) = (aligned(&tiles.permute([0, 2, 3, 1])), aligned(finite));
-        let made = samples.empty_like();
+    ) -> Result<Tensor> {
+        let (frame, [height, width]) = (self.size(samples), places.size);
+        let [columns, rows] = places.edges.each_ref().map(|edges| edges.size()[0]);
+        let expected = (vec![columns * rows, 3, height, width], Kind::Float);
+        assert_eq!((tiles.size(), tiles.kind()), expected, "other tiles");
+        assert_eq!((finite.size(), finite.kind()), (vec![columns * rows], Kind::Bool));
+        let (tiles, finite) = (aligned(&tiles.f_permute([0, 2, 3, 1])?), aligned(finite));
+        let made = samples.f_empty_like()?;
         launch(
             &*self.launcher,
             Kernel::FrameOfTiles,
-            self.blocks(rows),
+            self.blocks(frame.0[1]),
             THREADS,
             [
                 samples.into(),
@@ -169,48 +183,12 @@ impl FrameKernels {
                 (&places.weights[0]).into(),
                 (&places.weights[1]).into(),
                 (&made).into(),
-                Argument::Pixels(places.edges[0].size()[0]),
+                Argument::Number(columns),
                 frame.into(),
-                Size([tiles.size()[0], height, width]).into(),
+                Size([columns * rows, height, width]).into(),
                 Argument::Share(strength as f32),
             ],
         );
-        made
-    }
-}
-
-/// Of samples `[H, W, channels]`.
-fn of_frame(samples: &Tensor) -> Size {
-    let (height, width, _) = samples.size3().expect("samples have three dimensions");
-    Size([1, height, width])
-}
-
-#[cfg(test)]
-mod tests {
-    use std::ffi::c_void;
-
-    use super::*;
-
-    #[test]
-    fn kernels_are_tried_before_they_are_used() {
-        for (wide, channels) in [(false, 3), (true, 4)] {
-            let kernels = FrameKernels::emulated(wide, channels);
-            assert!(kernels.work(Device::Cpu, wide, channels as i64));
-        }
-        let kernels = FrameKernels::emulated(false, 3);
-        assert!(!kernels.work(Device::Cpu, false, 4), "for other frames");
-        /// Says that it has run them.
-        struct Idle(Result<(), String>);
-        impl Launch for Idle {
-            fn multiprocessors(&self) -> i64 {
-                1
-            }
-            fn launch(&self, _: Kernel, _: u32, _: u32, _: &mut [*mut c_void]) -> Result<(), String> {
-                self.0.clone()
-            }
-        }
-        for result in [Ok(()), Err("of this test".to_owned())] {
-            assert!(!FrameKernels::new(Box::new(Idle(result))).work(Device::Cpu, false, 3));
-        }
+        Ok(made)
     }
 }

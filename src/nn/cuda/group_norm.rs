@@ -91,7 +91,7 @@ impl GroupNorm {
         let floats = |size: &[i64]| Tensor::empty(size, (Kind::Float, x.device()));
 
         let rows = floats(&[batch, slices * walkers, 2 * self.width]);
-        let numbers = || [Argument::Pixels(pixels), Argument::Pixels(slices)];
+        let numbers = || [Argument::Number(pixels), Argument::Number(slices)];
         let [of_pixels, of_slices] = numbers();
         self.run(
             Kernel::ChannelSums,
@@ -109,7 +109,7 @@ impl GroupNorm {
                 (&weight).into(),
                 (&bias).into(),
                 (&scales).into(),
-                Argument::Pixels(pixels),
+                Argument::Number(pixels),
             ],
         );
         let y = x.empty_like();

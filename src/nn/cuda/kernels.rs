@@ -1,4 +1,4 @@
-//! The kernels of `gated.cu` on tensors: how many threads take how much of what.
+//! What runs kernels, and those of `gated.cu` on tensors: how many threads take how much of what.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, c_void};
@@ -93,7 +93,7 @@ pub(super) trait Launch: Send + Sync {
 /// An argument of a kernel.
 pub(super) enum Argument {
     Pointer(*mut c_void),
-    Pixels(i64),
+    Number(i64),
     Size([i32; 3]),
     Share(f32),
 }
@@ -235,7 +235,7 @@ impl Kernels {
                 more.map(|more| more[0]).into(),
                 more.map(|more| more[1]).into(),
                 raised.as_ref().into(),
-                Argument::Pixels(pixels),
+                Argument::Number(pixels),
             ],
         );
         Normed { normed, raised }
@@ -269,7 +269,7 @@ impl Kernels {
                 past.into(),
                 (&dx).into(),
                 (&sums).into(),
-                Argument::Pixels(pixels),
+                Argument::Number(pixels),
             ],
         );
         let sums = added(&sums);
@@ -345,7 +345,7 @@ impl Kernels {
             Kernel::Gate,
             blocks,
             threads,
-            [p.into(), (&gated).into(), Argument::Pixels(pixels)],
+            [p.into(), (&gated).into(), Argument::Number(pixels)],
         );
         gated
     }
@@ -365,7 +365,7 @@ impl Kernels {
                 dg.into(),
                 (&dp).into(),
                 (&sums).into(),
-                Argument::Pixels(pixels),
+                Argument::Number(pixels),
             ],
         );
         (dp, added(&sums))
@@ -444,7 +444,7 @@ pub(super) fn launch<const N: usize>(
 ) {
     let mut pointers = arguments.each_mut().map(|argument| match argument {
         Argument::Pointer(pointer) => (&raw mut *pointer).cast::<c_void>(),
-        Argument::Pixels(pixels) => (&raw mut *pixels).cast(),
+        Argument::Number(pixels) => (&raw mut *pixels).cast(),
         Argument::Size(size) => (&raw mut *size).cast(),
         Argument::Share(share) => (&raw mut *share).cast(),
     });

@@ -4,7 +4,7 @@
 //! the matrix products are libtorch's, and everything between them is one kernel each (`gated.cu`), forward and backward.
 //! Group normalisation with SiLU reads its map twice and writes it once (`group_norm.cu`); frames become tiles, and tiles frames, in one
 //! pass each (`frame.cu`).
-//! Kernels are compiled by NVRTC when a width is first met; where that is not to be had, libtorch's layers serve.
+//! Kernels are compiled by NVRTC when a width, or a kind of frame, is first met; where that is not to be had, libtorch's layers serve.
 
 mod driver;
 #[cfg(test)]

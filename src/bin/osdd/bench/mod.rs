@@ -344,7 +344,7 @@ fn table(report: &Report) -> Result<String> {
         )?;
         writeln!(
             text,
-            "GFLOP/s: model {:.0}, {} of its convolutions' limit of {:.0}; a 3x3 convolution {:.0}, depthwise {:.0}, a matrix product {:.0}",
+            "GFLOP/s: model {:.0}, {} of its convolutions' limit measured beside it, {:.0}; a 3x3 convolution {:.0}, depthwise {:.0}, a matrix product {:.0}",
             model.gflops,
             percent(model.share_of_limit),
             model.limit_gflops,

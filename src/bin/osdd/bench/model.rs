@@ -18,6 +18,8 @@ use crate::interrupt;
 /// Rounds, after some that do not count.
 const ROUNDS: usize = 9;
 const WARM_UP: usize = 2;
+/// That the model is measured against something at a time, at most.
+const MOST_SECONDS: f64 = 1.0;
 
 /// Medians over the rounds.
 #[derive(Clone, Serialize, Deserialize)]
@@ -35,7 +37,7 @@ pub(super) struct ModelSample {
     pub gflops: f64,
     /// What that would be at the convolutions' rates below, were there nothing else.
     pub limit_gflops: f64,
-    /// The limit's time over the model's, round by round.
+    /// The limit's time over the model's: the median of the rounds' ratios.
     pub share_of_limit: f64,
     /// Operations in a second of libtorch's 3x3 convolution of 64 channels, channels-last.
     pub convolution_gflops: f64,
@@ -140,12 +142,15 @@ impl Bench {
         })
     }
 
-    /// The model and what it is measured against in turn, for about as long each, `seconds` at least: what else the machine does slows
-    /// both alike.
+    /// The model and what it is measured against in turn, `seconds` each, which should be as long as a pass takes: what else the machine
+    /// does slows both alike.
     fn round(&mut self, seconds: f64) -> Result<Round> {
-        interrupt::check()?;
-        let [convolution, depthwise, matrix] =
-            [&self.convolution, &self.depthwise, &self.matrix].map(|yardstick| yardstick.rate(seconds));
+        let seconds = seconds.min(MOST_SECONDS);
+        let [convolution, depthwise, matrix] = [
+            self.convolution.rate(seconds)?,
+            self.depthwise.rate(seconds)?,
+            self.matrix.rate(seconds)?,
+        ];
         let passes = &mut self.passes;
         let (parts, after_move) = match self.fused {
             true => on_own_threads(|| passes.round()),
@@ -179,11 +184,13 @@ impl Passes {
         let after_move: f64 = self.pass(Some(there))?.iter().sum();
         self.merged.set_gamma(back)?;
         self.model.fold();
+        wait_for(self.image.device());
         Ok((parts, after_move))
     }
 
     /// Seconds in encoder, UNet and decoder; what moving gamma took counts to the encoder.
     fn pass(&mut self, gamma: Option<f64>) -> Result<[f64; 3]> {
+        interrupt::check()?;
         let start = Instant::now();
         if let Some(gamma) = gamma {
             self.merged.set_gamma(gamma)?;
@@ -209,7 +216,7 @@ struct Yardstick {
 impl Yardstick {
     /// 3x3, of images large enough that asking for it is no part of its time.
     fn convolution(channels: i64, groups: i64, options: (Kind, Device)) -> Self {
-        let side: i64 = if options.1 == Device::Cpu { 128 } else { 1024 };
+        let side: i64 = if options.1 == Device::Cpu { 128 } else { 512 };
         let image = channels_last(&Tensor::rand([1, channels, side, side], options));
         let weight = channels_last(&Tensor::rand([channels, channels / groups, 3, 3], options));
         let operations = (2 * 9 * channels * channels / groups * side * side) as f64;
@@ -231,7 +238,7 @@ impl Yardstick {
 
     /// A product of two square matrices.
     fn matrix(options: (Kind, Device)) -> Self {
-        let side: i64 = if options.1 == Device::Cpu { 1024 } else { 8192 };
+        let side: i64 = if options.1 == Device::Cpu { 1024 } else { 4096 };
         let [one, two] = [0; 2].map(|_| Tensor::rand([side, side], options));
         Yardstick {
             work: Box::new(move || one.matmul(&two)),
@@ -241,16 +248,17 @@ impl Yardstick {
     }
 
     /// Operations in a second, over at least so many seconds.
-    fn rate(&self, seconds: f64) -> f64 {
+    fn rate(&self, seconds: f64) -> Result<f64> {
         let _no_grad = tch::no_grad_guard();
         let (start, mut times) = (Instant::now(), 0);
         loop {
+            interrupt::check()?;
             let _made = (self.work)();
             wait_for(self.device);
             times += 1;
             let elapsed = start.elapsed().as_secs_f64();
             if elapsed >= seconds {
-                return f64::from(times) * self.operations / elapsed;
+                return Ok(f64::from(times) * self.operations / elapsed);
             }
         }
     }
