@@ -14,7 +14,8 @@ use crate::{Result, memory};
 /// Side of the tile on which the model's need is measured, in pixels, where the model takes it.
 const PROBE: usize = 128;
 
-/// Of a frame of float32 R'G'B', the copies that are there beside the tiles: as it came, padded, joined, and mixed with the input.
+/// Of a frame of float32 R'G'B', the copies that are there beside the tiles: as it came, padded, joined, and mixed with the input. The
+/// kernels for plain frames keep all tiles' outputs instead, which overlap by half their sides at most: up to four frames too.
 pub(super) const FRAMES: usize = 4;
 
 /// And those of a frame whose tiles may be reused: what they were made of, their outputs, and the whole.
