@@ -41,6 +41,27 @@ impl Differentiated {
     }
 }
 
+/// Images `[B, 3, H, W]` in [0, 1]: what goes in, the truth, and what a teacher makes of the first.
+pub(super) struct Batch<'a> {
+    pub blurry: &'a Tensor,
+    pub sharp: &'a Tensor,
+    pub taught: Option<&'a Tensor>,
+}
+
+impl Batch<'_> {
+    /// The same cut into parts, as equal as can be.
+    fn chunks(&self, parts: usize) -> impl Iterator<Item = (Tensor, Tensor, Option<Tensor>)> {
+        let cut = |images: &Tensor| images.chunk(parts as i64, 0);
+        let (blurry, sharp) = (cut(self.blurry), cut(self.sharp));
+        let taught = match self.taught {
+            Some(taught) => cut(taught).into_iter().map(Some).collect(),
+            None => blurry.iter().map(|_| None).collect::<Vec<_>>(),
+        };
+        let parts = blurry.into_iter().zip(sharp).zip(taught);
+        parts.map(|((blurry, sharp), taught)| (blurry, sharp, taught))
+    }
+}
+
 /// A part of a batch and all that its thread needs: tensors can move between threads, not be shared.
 struct Share {
     network: Network,
@@ -48,12 +69,15 @@ struct Share {
     inputs: Vec<Tensor>,
     blurry: Tensor,
     sharp: Tensor,
+    taught: Option<Tensor>,
 }
 
 impl Share {
     fn differentiate(&self) -> Result<Differentiated> {
         let passed = self.network.forward(&self.blurry, &self.sharp);
-        let loss = self.losses.compute(&passed.image, &self.sharp);
+        let loss = self
+            .losses
+            .compute(&passed.image, &self.sharp, self.taught.as_ref());
         let gradients = Tensor::f_run_backward(&[&loss.total], &self.inputs, false, false)?;
         Ok(Differentiated {
             gradient: Flat::gather(&gradients),
@@ -63,7 +87,7 @@ impl Share {
     }
 }
 
-/// Loss and gradients of a batch, `blurry` and `sharp` `[B, 3, H, W]` in [0, 1], in this many shares.
+/// Loss and gradients of a batch in this many shares.
 ///
 /// # Errors
 /// A failure of the device.
@@ -72,15 +96,11 @@ pub(super) fn in_shares(
     parameters: &Flat,
     losses: &Losses,
     kind: tch::Kind,
-    [blurry, sharp]: [&Tensor; 2],
+    batch: Batch,
     shares: usize,
 ) -> Result<Differentiated> {
-    let batch_size = blurry.size()[0] as f64;
-    let parts = blurry
-        .chunk(shares as i64, 0)
-        .into_iter()
-        .zip(sharp.chunk(shares as i64, 0));
-    let parts = parts.map(|(blurry, sharp)| {
+    let batch_size = batch.blurry.size()[0] as f64;
+    let parts = batch.chunks(shares).map(|(blurry, sharp, taught)| {
         // Leaves of its own, on the same memory: the threads' graphs then have nothing in common.
         let leaves = parameters.leaves(subject.leaf_kind(kind));
         let inputs = parameters
@@ -93,6 +113,7 @@ pub(super) fn in_shares(
             losses: Losses::new(losses.config(), Path::new(""), Device::Cpu)?,
             blurry,
             sharp,
+            taught,
         })
     });
     let parts = parts.collect::<Result<Vec<Share>>>()?;
@@ -140,13 +161,18 @@ mod tests {
         let terms = LossConfig {
             l1: 1.0,
             fft: 0.5,
+            teacher: 0.5,
             ..LossConfig::default()
         };
         let losses = Losses::new(terms, Path::new(""), Device::Cpu).unwrap();
         let images = || Tensor::rand([5, 3, 32, 32], (Kind::Float, Device::Cpu));
-        let (blurry, sharp) = (images(), images());
+        let (blurry, sharp, taught) = (images(), images(), images());
         let cut = |shares| {
-            let batch = [&blurry, &sharp];
+            let batch = Batch {
+                blurry: &blurry,
+                sharp: &sharp,
+                taught: Some(&taught),
+            };
             in_shares(&subject, &parameters, &losses, Kind::Float, batch, shares).unwrap()
         };
         let whole = cut(1);
@@ -156,7 +182,12 @@ mod tests {
             assert!(error.double_value(&[]) < 1e-4, "{shares} shares: {error:?}");
             let norm = Tensor::zeros([], (Kind::Float, Device::Cpu));
             let (a, b) = (done.loss.values(1.0, &norm), whole.loss.values(1.0, &norm));
-            assert!((a.1 - b.1).abs() < 1e-6 && (a.0[1].1 - b.0[1].1).abs() < 1e-6);
+            assert!((a.1 - b.1).abs() < 1e-6);
+            assert_eq!(
+                a.0.iter().map(|term| term.0).collect::<Vec<_>>(),
+                ["l1", "fft", "teacher"]
+            );
+            assert!(a.0.iter().zip(&b.0).all(|(a, b)| (a.1 - b.1).abs() < 1e-6));
         }
     }
 }

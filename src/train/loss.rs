@@ -90,8 +90,8 @@ impl Losses {
         self.perceptual.is_none()
     }
 
-    /// `output` and `truth` `[B, 3, H, W]` in [0, 1].
-    pub fn compute(&self, output: &Tensor, truth: &Tensor) -> LossTerms {
+    /// `output`, `truth` and what a teacher makes of the same images, `[B, 3, H, W]` in [0, 1].
+    pub fn compute(&self, output: &Tensor, truth: &Tensor, taught: Option<&Tensor>) -> LossTerms {
         let c = &self.config;
         let mut loss = LossTerms {
             total: Tensor::zeros([], (Kind::Float, output.device())),
@@ -116,6 +116,9 @@ impl Losses {
         add("amplitude", c.amplitude, &|| {
             amplitudes(output).l1_loss(&amplitudes(truth), Reduction::Mean)
         });
+        if let Some(taught) = taught {
+            add("teacher", c.teacher, &|| output.l1_loss(taught, Reduction::Mean));
+        }
         if let Some(perceptual) = &self.perceptual {
             let distance = perceptual.distance(output, truth);
             let ratio = if perceptual.config().balanced {
@@ -152,7 +155,7 @@ mod tests {
 
     fn loss(config: LossConfig, a: &Tensor, b: &Tensor) -> f64 {
         let losses = Losses::new(config, Path::new(""), Device::Cpu).unwrap();
-        losses.compute(a, b).total.double_value(&[])
+        losses.compute(a, b, None).total.double_value(&[])
     }
 
     #[test]

@@ -3,9 +3,10 @@
 //! What a small model cannot restore, a larger one of the same training restores halfway: a target that leaves out what nobody can
 //! know is easier to follow than the truth (Hinton et al., "Distilling the Knowledge in a Neural Network", 2015).
 
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
-use crate::model::OsddModel;
+use crate::device::{Device, Precision};
+use crate::model::{Arithmetic, OsddModel};
 use crate::nn::{Params, TensorMap};
 use crate::weights::{EndPoints, Keep, Merged, Weights};
 use crate::{Error, Result};
@@ -22,12 +23,22 @@ pub(super) struct Teacher {
 }
 
 impl Teacher {
+    /// In the arithmetic that the engine would take on `device` and `torch_device`, which are the same.
+    ///
     /// # Errors
     /// Weights that make no model.
-    pub fn new(weights: &Weights, device: Device, kind: Kind) -> Result<Self> {
-        let merged = EndPoints::new(weights, device, kind, Keep::EndPoints)?.merged(GAMMA)?;
+    pub fn new(
+        weights: &Weights,
+        device: Device,
+        torch_device: tch::Device,
+        precision: Precision,
+    ) -> Result<Self> {
+        let arithmetic = Arithmetic::new(&weights.config, device, precision)?;
+        let ends = EndPoints::new(weights, torch_device, arithmetic.kind, Keep::EndPoints)?;
+        let merged = ends.merged(GAMMA)?;
+        let params = Params::new(merged.tensors()).with_products(arithmetic.products);
         Ok(Teacher {
-            model: OsddModel::new(&Params::new(merged.tensors()), &weights.config)?,
+            model: OsddModel::new(&params, &weights.config)?,
             merged,
             multiple: weights.config.latent_factor(),
         })

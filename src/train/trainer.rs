@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tch::{Kind, Reduction, Tensor};
+use tch::{Kind, Tensor};
 
 use super::adversary::Adversary;
 use super::checkpoint::{self, Groups, State};
-use super::differentiate::{Differentiated, in_shares};
+use super::differentiate::{Batch, Differentiated, in_shares};
 use super::feed::{Feed, Uploaded};
 use super::flat::Flat;
 use super::loss::Losses;
@@ -113,13 +113,13 @@ fn check_data(config: &TrainConfig, model: &ModelConfig, sources: &Sources) -> R
 fn teacher(
     config: &TrainConfig,
     weights: Option<&Weights>,
-    device: tch::Device,
-    kind: Kind,
+    (device, torch_device): (Device, tch::Device),
+    precision: Precision,
 ) -> Result<Option<Teacher>> {
     let wanted = config.loss.teacher > 0.0;
     match weights {
         Some(weights) if wanted => {
-            let teacher = Teacher::new(weights, device, kind)?;
+            let teacher = Teacher::new(weights, device, torch_device, precision)?;
             let mut phases = config.phases.iter();
             phases.try_for_each(|phase| teacher.check(phase.crop_size))?;
             Ok(Some(teacher))
@@ -168,7 +168,7 @@ impl Trainer {
                 device,
             )
         });
-        let teacher = teacher(&config, setup.teacher.as_ref(), device, kind)?;
+        let teacher = teacher(&config, setup.teacher.as_ref(), (named, device), setup.precision)?;
         let mut fixed = subject.fixed()?;
         if let Some(teacher) = &teacher {
             fixed.insert("teacher".into(), checkpoint::checksum(teacher.tensors())?);
@@ -402,24 +402,27 @@ impl Trainer {
     /// Losses of one batch and their gradients, with the discriminator as it is.
     fn differentiate(&self, batch: &Uploaded, phase: PhaseConfig) -> Result<Differentiated> {
         let Uploaded { blurry, sharp, .. } = batch;
+        // Before the graph of what is trained needs its memory.
+        let taught = self.teacher.as_ref().map(|teacher| {
+            tch::set_num_threads(self.threads);
+            teacher.restored(blurry)
+        });
         let shares = self.shares(phase.batch_size);
+        let parameters = self.optimizer.parameters();
         if shares > 1 {
             // What is left to this thread is short: with threads of its own it would mostly wait for them.
             tch::set_num_threads(1);
-            let (parameters, batch) = (self.optimizer.parameters(), [blurry, sharp]);
+            let batch = Batch {
+                blurry,
+                sharp,
+                taught: taught.as_ref(),
+            };
             return in_shares(&self.subject, parameters, &self.losses, self.kind, batch, shares);
         }
-        // Before the graph of what is trained needs its memory.
-        let taught = self.teacher.as_ref().map(|teacher| teacher.restored(blurry));
-        let parameters = self.optimizer.parameters();
         let leaves = parameters.leaves(self.subject.leaf_kind(self.kind));
         let network = self.subject.network(&leaves, self.kind)?;
         let passed = network.forward(blurry, sharp);
-        let mut loss = self.losses.compute(&passed.image, sharp);
-        if let Some(taught) = &taught {
-            let distance = passed.image.l1_loss(taught, Reduction::Mean);
-            loss.add("teacher", self.config.loss.teacher, &distance);
-        }
+        let mut loss = self.losses.compute(&passed.image, sharp, taught.as_ref());
         if let (Some(adversary), Some((latents, prompt))) = (&self.adversary, &passed.latents) {
             let fooled = adversary.generator_loss(latents, prompt)?;
             loss.add("adversarial", adversary.weight(), &fooled);
@@ -444,7 +447,7 @@ impl Trainer {
 
     /// How many shares a batch is cut into: one a core on a CPU, where the loss needs no network; else one.
     fn shares(&self, batch_size: usize) -> usize {
-        let separable = self.losses.is_of_pixels() && self.adversary.is_none() && self.teacher.is_none();
+        let separable = self.losses.is_of_pixels() && self.adversary.is_none();
         match self.device {
             tch::Device::Cpu if separable => (self.threads as usize).clamp(1, batch_size),
             _ => 1,
