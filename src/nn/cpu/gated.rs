@@ -8,7 +8,9 @@ use pulp::{Arch, Simd, WithSimd};
 
 use super::activate::normalise;
 use super::lines::Lines;
-use super::panels::{Pairs, Panels, Pixels, Products, Store, StoreGate, StoreSum, load, store};
+use super::panels::{
+    Pairs, Panels, Pixels, Products, Store, StoreFetching, StoreGate, StoreSum, load, store,
+};
 use super::{Layer, Map, in_parts, lanes};
 
 /// Columns that pass at a time, in values of three widened rows: half of a usual second-level cache.
@@ -215,9 +217,13 @@ impl Stripe<'_> {
             &mut self.normed[..columns * width],
             width,
         );
-        let sink = Store {
-            first: ring[skipped * 2 * width..].as_mut_ptr(),
-            stride: 2 * width,
+        let next = (row + 1).min(self.input.height - 1);
+        let sink = StoreFetching {
+            store: Store {
+                first: ring[skipped * 2 * width..].as_mut_ptr(),
+                stride: 2 * width,
+            },
+            next: self.input.columns(next, first..last).as_ptr(),
         };
         // SAFETY: `normed` and the ring's row have that many columns.
         unsafe {
@@ -254,6 +260,7 @@ impl Stripe<'_> {
             let sink = StoreGate {
                 first: self.gated.as_mut_ptr(),
                 stride: width,
+                next: output.as_ptr(),
             };
             weights
                 .ff_widen

@@ -274,6 +274,30 @@ impl Panels {
     }
 }
 
+/// Has the processor fetch a cache line that will soon be read: into the second-level cache, as there is much between.
+#[inline(always)]
+fn will_be_read(place: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: it has no effect but on caches, wherever the place is.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(place.cast());
+    }
+    let _ = place;
+}
+
+/// The same of one that will be written.
+#[inline(always)]
+fn will_be_written(place: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as above.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_ET0>(place.cast());
+    }
+    let _ = place;
+}
+
 /// Keeps products as they are: `stride` values from one pixel to the next.
 pub(super) struct Store {
     pub first: *mut f32,
@@ -288,6 +312,22 @@ impl<S: Simd> Sink<S> for Store {
             // SAFETY: the caller's.
             unsafe { store(simd, self.first.add(at), output) };
         }
+    }
+}
+
+/// As [`Store`]; meanwhile a map of half as many channels, which is needed next, is fetched.
+pub(super) struct StoreFetching {
+    pub store: Store,
+    pub next: *const f32,
+}
+
+impl<S: Simd> Sink<S> for StoreFetching {
+    #[inline(always)]
+    unsafe fn put<const N: usize>(&self, simd: S, pixel: usize, vector: usize, outputs: [S::f32s; N]) {
+        let at = pixel * (self.store.stride / 2) + vector / 2 * S::F32_LANES;
+        will_be_read(self.next.wrapping_add(at));
+        // SAFETY: the caller's.
+        unsafe { self.store.put(simd, pixel, vector, outputs) };
     }
 }
 
@@ -316,12 +356,15 @@ impl<S: Simd> Sink<S> for StoreSum {
 pub(super) struct StoreGate {
     pub first: *mut f32,
     pub stride: usize,
+    /// Laid out alike; what is to be written next.
+    pub next: *const f32,
 }
 
 impl<S: Simd> Sink<S> for StoreGate {
     #[inline(always)]
     unsafe fn put<const N: usize>(&self, simd: S, pixel: usize, vector: usize, outputs: [S::f32s; N]) {
         let at = pixel * self.stride + vector / 2 * S::F32_LANES;
+        will_be_written(self.next.wrapping_add(at));
         // SAFETY: the caller's.
         unsafe {
             store(
@@ -422,7 +465,8 @@ mod tests {
             unsafe {
                 match self.pairs {
                     Pairs::Gates => {
-                        panels.multiply(simd, &sources, self.pixels, &StoreGate { first, stride })
+                        let next = first;
+                        panels.multiply(simd, &sources, self.pixels, &StoreGate { first, stride, next })
                     }
                     Pairs::Neighbours => {
                         panels.multiply(simd, &sources, self.pixels, &Store { first, stride })
