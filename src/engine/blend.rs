@@ -71,17 +71,11 @@ impl Blend {
         };
         let (rows, columns) = (&self.row_weights[tile.row], &self.column_weights[tile.col]);
         let samples = &mut samples[tile.y * stride..][..tile.height * stride];
-        by_rows(samples, stride, |first, samples| {
-            let output = output[first * width..].chunks_exact(width);
+        by_rows(samples, stride, |row, samples| {
+            let output = &output[row * width..][..width];
             Arch::new().dispatch(
                 #[inline(always)]
-                || {
-                    for ((row, output), weight) in
-                        samples.chunks_exact_mut(stride).zip(output).zip(&rows[first..])
-                    {
-                        add_row(&mut row[3 * tile.x..][..width], output, *weight, columns);
-                    }
-                },
+                || add_row(&mut samples[3 * tile.x..][..width], output, rows[row], columns),
             );
         });
         Some(())

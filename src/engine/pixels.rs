@@ -97,8 +97,8 @@ fn write_samples(samples: &Tensor, frame: &mut Frame) {
     let (pixel, stride) = (frame.format.bytes_per_pixel(), frame.stride());
     let width = frame.width;
     on_own_threads(|| {
-        by_rows(&mut frame.data, stride, |first, pixels| {
-            let bytes = &bytes[first * width * colours..];
+        by_rows(&mut frame.data, stride, |row, pixels| {
+            let bytes = &bytes[row * width * colours..];
             if pixel == colours {
                 pixels.copy_from_slice(&bytes[..pixels.len()]);
                 return;
@@ -124,8 +124,8 @@ fn to_tensor_in_one_pass(frame: &Frame) -> Result<Tensor> {
     // SAFETY: nobody else has this tensor yet; it has that many numbers.
     let values = unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast::<f32>(), tensor.numel()) };
     let (width, bytes) = (3 * frame.width, frame.width * frame.format.bytes_per_pixel());
-    by_rows(values, width, |first, values| {
-        let samples = &frame.data[first * bytes..];
+    by_rows(values, width, |row, values| {
+        let samples = &frame.data[row * bytes..];
         Arch::new().dispatch(
             #[inline(always)]
             || match frame.format {
@@ -168,8 +168,8 @@ fn from_tensor_in_one_pass(tensor: &Tensor, input: &Frame) -> Result<Frame> {
     // SAFETY: float32, on the CPU and without gaps.
     let values = unsafe { std::slice::from_raw_parts(rows.data_ptr().cast::<f32>(), rows.numel()) };
     let (width, bytes) = (3 * input.width, input.width * input.format.bytes_per_pixel());
-    by_rows(&mut frame.data, bytes, |first, samples| {
-        let values = &values[first * width..];
+    by_rows(&mut frame.data, bytes, |row, samples| {
+        let values = &values[row * width..];
         Arch::new().dispatch(
             #[inline(always)]
             || match input.format {

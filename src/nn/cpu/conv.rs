@@ -6,7 +6,8 @@ use super::activate::{Activation, activate};
 use super::amx::{Pixels16, convert_row, slack};
 use super::lines::{LINE, Lines};
 use super::panels::{Pairs, Panels, Pixels, Products, Sink, Store, load, store};
-use super::{Layer, Map, in_parts, lanes};
+use super::rows::{Shape, Walk, share};
+use super::{Layer, Map, lanes};
 
 /// Pixels of a row that pass at a time.
 const RUN: usize = 192;
@@ -120,17 +121,21 @@ impl ConvWeights {
             (_, Input::Maps(maps)) => (maps[0].height, maps[0].width),
             (_, Input::Patches(map, patch)) => (map.height / patch, map.width / patch),
         };
-        let row_length = width * self.outputs;
-        in_parts(output, height, row_length, |image, first, output, scratch| {
+        let row = width * self.outputs;
+        let shape = Shape {
+            height,
+            row,
+            stripe: row,
+        };
+        share(output, shape, |walk, scratch| {
+            let image = height * row;
             Arch::new().dispatch(Rows {
                 weights: self,
                 input,
                 arrangement,
-                image,
                 width,
-                first,
-                added: added.map(|added| &added[(image * height + first) * row_length..][..output.len()]),
-                output,
+                added: added.map(|added| &added[walk.image() * image..][..image]),
+                walk,
                 scratch,
             });
         });
@@ -142,11 +147,10 @@ struct Rows<'a> {
     weights: &'a ConvWeights,
     input: &'a Input<'a>,
     arrangement: Arrangement,
-    image: usize,
     width: usize,
-    first: usize,
+    /// Of the image.
     added: Option<&'a [f32]>,
-    output: &'a mut [f32],
+    walk: Walk<'a, f32>,
     scratch: &'a mut Lines,
 }
 
@@ -165,23 +169,18 @@ impl WithSimd for Rows<'_> {
         let scratch = self.scratch.at_least(shape.length() + width * padded_outputs);
         let (ring, made) = scratch.split_at_mut(shape.length());
         let mut ring = Ring::new(ring, shape);
-        if around {
-            for ahead in 0..2 {
-                let row = (self.first + ahead).checked_sub(1);
-                ring.pad(simd, self.input, self.image, row, activation, ahead);
-            }
-        }
+        let (image, upwards) = (self.walk.image(), self.walk.upwards());
         let mut sources = Vec::with_capacity(3);
         let places: Vec<usize> = match self.arrangement {
             Arrangement::Doubled => doubled_places(outputs, S::F32_LANES, width),
             _ => Vec::new(),
         };
-        for (i, output) in self.output.chunks_exact_mut(width * outputs).enumerate() {
-            let row = self.first + i;
+        for part in self.walk {
+            let (row, output) = (part.row, part.values);
             sources.clear();
             match (self.weights.kernel, self.input) {
                 (Kernel::Point, Input::Maps(_)) if activation.is_some() => {
-                    ring.pad(simd, self.input, self.image, Some(row), activation, 0);
+                    ring.pad(simd, self.input, image, Some(row), activation, 0);
                     sources.push(Pixels {
                         first: ring.row(0)[channels..].as_ptr(),
                         stride: channels,
@@ -189,33 +188,30 @@ impl WithSimd for Rows<'_> {
                     });
                 }
                 (Kernel::Point, Input::Maps(maps)) => sources.extend(maps.iter().map(|map| Pixels {
-                    first: map.image(self.image).columns(row, 0..width).as_ptr(),
+                    first: map.image(image).columns(row, 0..width).as_ptr(),
                     stride: map.channels,
                     inputs: map.channels,
                 })),
                 // The two columns lie side by side.
-                (Kernel::Halving, Input::Maps(maps)) => sources.extend((0..2).map(|y| {
-                    Pixels {
-                        first: maps[0]
-                            .image(self.image)
-                            .columns(2 * row + y, 0..2 * width)
-                            .as_ptr(),
-                        stride: 2 * maps[0].channels,
-                        inputs: 2 * maps[0].channels,
-                    }
+                (Kernel::Halving, Input::Maps(maps)) => sources.extend((0..2).map(|y| Pixels {
+                    first: maps[0].image(image).columns(2 * row + y, 0..2 * width).as_ptr(),
+                    stride: 2 * maps[0].channels,
+                    inputs: 2 * maps[0].channels,
                 })),
                 // So do the three of a window.
                 (Kernel::Around, _) => {
-                    ring.pad(
-                        simd,
-                        self.input,
-                        self.image,
-                        Some(row + 1),
-                        activation,
-                        (i + 2) % 3,
-                    );
+                    // Counted from the padding above the first row.
+                    let (behind, ahead) = if upwards { (row + 2, row) } else { (row, row + 2) };
+                    let new = if part.is_first {
+                        &[behind, row + 1, ahead][..]
+                    } else {
+                        &[ahead]
+                    };
+                    for row in new {
+                        ring.pad(simd, self.input, image, row.checked_sub(1), activation, row % 3);
+                    }
                     sources.extend((0..3).map(|y| Pixels {
-                        first: ring.row((i + y) % 3).as_ptr(),
+                        first: ring.row((row + y) % 3).as_ptr(),
                         stride: channels,
                         inputs: 3 * channels,
                     }));
@@ -229,7 +225,7 @@ impl WithSimd for Rows<'_> {
                 let mut sources = match rounds {
                     false => Sources::Float32(&mut sources),
                     true => Sources::Bfloat16([0, 1, 2].map(|y| Pixels16 {
-                        first: ring.rounded((i + y) % 3).as_ptr().cast(),
+                        first: ring.rounded((row + y) % 3).as_ptr().cast(),
                         stride: channels,
                     })),
                 };
@@ -239,7 +235,7 @@ impl WithSimd for Rows<'_> {
                         stride: outputs,
                     }),
                     Arrangement::Doubled => {
-                        let added = self.added.map(|added| added[i * width * outputs..].as_ptr());
+                        let added = self.added.map(|added| added[row * width * outputs..].as_ptr());
                         multiply_row(simd, panels, &mut sources, width, |column| StoreDoubled {
                             first: output.as_mut_ptr(),
                             added,

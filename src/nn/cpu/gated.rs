@@ -11,7 +11,8 @@ use super::lines::Lines;
 use super::panels::{
     Pairs, Panels, Pixels, Products, Store, StoreFetching, StoreGate, StoreSum, load, store,
 };
-use super::{Layer, Map, in_parts, lanes};
+use super::rows::{Shape, Walk, share};
+use super::{Layer, Map, lanes};
 
 /// Columns that pass at a time, in values of three widened rows: half of a usual second-level cache.
 const RING_VALUES: usize = 100_000;
@@ -97,21 +98,23 @@ impl GatedWeights {
     pub fn forward(&self, input: Map, output: &mut [f32]) {
         assert_eq!(input.channels, self.width);
         assert_eq!(output.len(), input.values.len());
-        let row_length = input.width * self.width;
-        in_parts(
-            output,
-            input.height,
-            row_length,
-            |image, first, output, scratch| {
-                Arch::new().dispatch(Rows {
-                    weights: self,
-                    input: input.image(image),
-                    first,
-                    output,
-                    scratch,
-                });
-            },
-        );
+        // Stripes of equal width that are small enough, each with a column more on both sides.
+        let most = (RING_VALUES / (6 * self.width)).max(LEAST_COLUMNS) - 2;
+        let stripes = input.width.div_ceil(most);
+        let shape = Shape {
+            height: input.height,
+            row: input.width * self.width,
+            stripe: input.width.div_ceil(stripes.max(1)) * self.width,
+        };
+        share(output, shape, |walk, scratch| {
+            Arch::new().dispatch(Rows {
+                weights: self,
+                input: input.image(walk.image()),
+                columns: shape.stripe / self.width,
+                walk,
+                scratch,
+            });
+        });
     }
 }
 
@@ -119,9 +122,9 @@ impl GatedWeights {
 struct Rows<'a> {
     weights: &'a GatedWeights,
     input: Map<'a>,
-    /// The first of the rows that `output` is.
-    first: usize,
-    output: &'a mut [f32],
+    /// Of a stripe.
+    columns: usize,
+    walk: Walk<'a, f32>,
     scratch: &'a mut Lines,
 }
 
@@ -130,56 +133,50 @@ impl WithSimd for Rows<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let (width, columns) = (self.weights.width, self.input.width);
-        let rows = self.output.len() / (columns * width);
-        // Stripes of equal width that are small enough, each with a column more on both sides.
-        let most = (RING_VALUES / (6 * width)).max(LEAST_COLUMNS) - 2;
-        let stripes = columns.div_ceil(most);
-        let stripe = columns.div_ceil(stripes);
-        let ring_row = (stripe + 2) * 2 * width;
-        let map = (stripe + 2) * width;
+        let width = self.weights.width;
+        let ring_row = (self.columns + 2) * 2 * width;
+        let map = (self.columns + 2) * width;
         let scratch = self.scratch.at_least(3 * ring_row + 3 * map);
         let (ring, maps) = scratch.split_at_mut(3 * ring_row);
         let (normed, maps) = maps.split_at_mut(map);
         let (gated, mixed) = maps.split_at_mut(map);
-        for left in (0..columns).step_by(stripe) {
-            let right = (left + stripe).min(columns);
-            let mut part = Stripe {
-                weights: self.weights,
-                input: self.input,
-                left,
-                right,
-                ring,
-                ring_row,
-                normed,
-                gated,
-                mixed,
+        let upwards = self.walk.upwards();
+        let mut stripe = Stripe {
+            weights: self.weights,
+            input: self.input,
+            upwards,
+            left: 0,
+            right: 0,
+            ring,
+            ring_row,
+            normed,
+            gated,
+            mixed,
+        };
+        for part in self.walk {
+            stripe.left = part.start / width;
+            stripe.right = stripe.left + part.values.len() / width;
+            // Counted from the padding above the first row.
+            let row = part.row + 1;
+            let (behind, ahead) = match upwards {
+                false => (row - 1, row + 1),
+                true => (row + 1, row - 1),
             };
-            for ahead in 0..rows + 2 {
-                // Before the first row and after the last there is nothing but the padding's zeros.
-                let row = (self.first + ahead)
-                    .checked_sub(1)
-                    .filter(|row| *row < self.input.height);
-                part.widen(simd, row, ahead % 3);
-                if ahead >= 2 {
-                    let row = ahead - 2;
-                    let output = &mut self.output[(row * columns + left) * width..][..(right - left) * width];
-                    part.restore(
-                        simd,
-                        self.first + row,
-                        [row % 3, (row + 1) % 3, (row + 2) % 3],
-                        output,
-                    );
-                }
+            if part.is_first {
+                stripe.widen(simd, behind);
+                stripe.widen(simd, row);
             }
+            stripe.widen(simd, ahead);
+            stripe.restore(simd, row, part.values);
         }
     }
 }
 
-/// Columns `left` to `right`, on the way down.
+/// Columns `left` to `right`, on their way through the rows, which are counted from the padding above the first.
 struct Stripe<'a> {
     weights: &'a GatedWeights,
     input: Map<'a>,
+    upwards: bool,
     left: usize,
     right: usize,
     /// Three rows of the widened map, with a column more on both sides.
@@ -191,12 +188,12 @@ struct Stripe<'a> {
 }
 
 impl Stripe<'_> {
-    /// `conv1(norm1(x))` of a row of the image, or zeros.
+    /// `conv1(norm1(x))` of a row of the image, or the padding's zeros.
     #[inline(always)]
-    fn widen<S: Simd>(&mut self, simd: S, row: Option<usize>, slot: usize) {
+    fn widen<S: Simd>(&mut self, simd: S, row: usize) {
         let width = self.weights.width;
-        let ring = &mut self.ring[slot * self.ring_row..][..self.ring_row];
-        let Some(row) = row else {
+        let ring = &mut self.ring[row % 3 * self.ring_row..][..self.ring_row];
+        let Some(row) = row.checked_sub(1).filter(|row| *row < self.input.height) else {
             ring.fill(0.0);
             return;
         };
@@ -217,7 +214,10 @@ impl Stripe<'_> {
             &mut self.normed[..columns * width],
             width,
         );
-        let next = (row + 1).min(self.input.height - 1);
+        let next = match self.upwards {
+            false => (row + 1).min(self.input.height - 1),
+            true => row.saturating_sub(1),
+        };
         let sink = StoreFetching {
             store: Store {
                 first: ring[skipped * 2 * width..].as_mut_ptr(),
@@ -234,10 +234,11 @@ impl Stripe<'_> {
 
     /// The block's output for a row of the image, of which the ring has the row before, itself and the row after.
     #[inline(always)]
-    fn restore<S: Simd>(&mut self, simd: S, row: usize, slots: [usize; 3], output: &mut [f32]) {
+    fn restore<S: Simd>(&mut self, simd: S, row: usize, output: &mut [f32]) {
         let (weights, width, columns) = (self.weights, self.weights.width, self.right - self.left);
-        let input = self.input.columns(row, self.left..self.right);
-        let rows = slots.map(|slot| &self.ring[slot * self.ring_row..][..(columns + 2) * 2 * width]);
+        let input = self.input.columns(row - 1, self.left..self.right);
+        let rows = [row - 1, row, row + 1]
+            .map(|row| &self.ring[row % 3 * self.ring_row..][..(columns + 2) * 2 * width]);
         depthwise_gate(simd, weights, rows, &mut self.gated[..columns * width]);
         // SAFETY: all of these have `columns` pixels of `width`.
         unsafe {
