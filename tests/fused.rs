@@ -97,7 +97,7 @@ fn layers_with_products_in_bfloat16_are_right_at_every_edge() {
         let conv = |inputs, outputs, kernel| Conv2d::new(&p.pp(outputs), inputs, outputs, kernel).unwrap();
         // Fewer outputs than a vector, an odd number of vectors, and inputs that fill no tile.
         [
-            conv(48, 12, 3).forward_activated(&norm, x, 2),
+            conv(48, 12, 3).forward_activated(&norm, x, 2, None),
             conv(192, 48, 3).forward_patches(x, 2),
             conv(48, 32, 2).strided(2, 0).forward(x),
             conv(96, 16, 1).forward_joined(&[x, x]),
@@ -136,19 +136,28 @@ fn what_is_not_finite_stays_in_its_image() {
 }
 
 #[test]
-fn what_is_added_to_a_doubled_map_is_added_in_its_place() {
+fn what_is_added_to_rearranged_outputs_is_added_in_its_place() {
     let random = Random(9);
     let trained = Trained(&random);
     let _no_grad = tch::no_grad_guard();
     tch::manual_seed(9);
     let x = channels_last(&Tensor::randn([2, 32, 9, 21], CPU));
-    let added = channels_last(&Tensor::randn([2, 16, 18, 42], CPU));
+    let doubled = channels_last(&Tensor::randn([2, 16, 18, 42], CPU));
+    let image = channels_last(&Tensor::randn([2, 3, 18, 42], CPU));
     let [fused, plain] = [&random as &dyn Source, &trained].map(|source| {
-        let conv = Conv2d::new(&Params::new(source).pp("up"), 32, 64, 1).unwrap();
-        conv.forward_doubled(&x, Some(&added))
+        let p = Params::new(source);
+        let norm = ImageNorm::new(&p.pp("norm"), NormKind::Channel, 32, 1e-6).unwrap();
+        let up = Conv2d::new(&p.pp("up"), 32, 64, 1).unwrap();
+        let out = Conv2d::new(&p.pp("out"), 32, 12, 3).unwrap();
+        [
+            up.forward_doubled(&x, Some(&doubled)),
+            out.forward_activated(&norm, &x, 2, Some(&image)),
+        ]
     });
-    assert!(error(&fused, &plain) < 1e-4);
-    assert!(error(&fused, &added) > 1.0);
+    for ((fused, plain), added) in fused.iter().zip(&plain).zip([&doubled, &image]) {
+        assert!(error(fused, plain) < 1e-4 * plain.abs().max().double_value(&[]));
+        assert!(error(fused, added) > 1.0);
+    }
 }
 
 #[test]
@@ -185,7 +194,7 @@ fn activations_before_a_convolution_are_right_to_rounding() {
             let conv = Conv2d::new(&p.pp(kernel), 32, 48, kernel).unwrap();
             let x = channels_last(&(Tensor::arange(2 * 32 * 11 * 7, CPU).sin() * 9.0).view([2, 32, 11, 7]));
             let patch = if kernel == 3 { 4 } else { 1 };
-            tch::no_grad(|| conv.forward_activated(&norm, &x, patch))
+            tch::no_grad(|| conv.forward_activated(&norm, &x, patch, None))
         })
     });
     for (fused, plain) in fused.iter().zip(&plain) {
@@ -228,5 +237,5 @@ fn inputs_that_do_not_fit_are_refused_as_by_libtorch() {
     let patches = Conv2d::new(&p.pp("patches"), 48, 64, 3).unwrap();
     refused(&|| patches.forward_patches(&map([1, 3, 10, 8]), 4));
     let norm = ImageNorm::new(&p.pp("norm"), NormKind::Channel, 32, 1e-6).unwrap();
-    refused(&|| conv.forward_activated(&norm, &map([1, 64, 8, 8]), 1));
+    refused(&|| conv.forward_activated(&norm, &map([1, 64, 8, 8]), 1, None));
 }

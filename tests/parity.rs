@@ -147,7 +147,7 @@ fn compare_vae(vae: &Evae, inputs: &TensorMap, expected: &TensorMap, expect: &[&
             seen.insert(name.to_string(), x.shallow_clone());
         };
         let encoded = vae.encode_observed(image, &mut observe);
-        let output = vae.decode_observed(&encoded.latents, &encoded.skips, &mut observe);
+        let output = vae.decode_observed(&encoded.latents, &encoded.skips, None, &mut observe);
         seen.insert("output".into(), output);
         seen.insert("latents".into(), encoded.latents);
         let expect = if case == "square" { expect } else { &["output"] };

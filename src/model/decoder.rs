@@ -115,8 +115,14 @@ impl Decoder {
         })
     }
 
-    /// `z` `[B, c, h, w]` and one skip a level, lowest resolution first; gives `[B, 3, H, W]`.
-    pub fn forward(&self, z: &Tensor, skips: &[Tensor], observer: Observer) -> Tensor {
+    /// `z` `[B, c, h, w]` and one skip a level, lowest resolution first; gives `[B, 3, H, W]`, to which `image` is added.
+    pub fn forward(
+        &self,
+        z: &Tensor,
+        skips: &[Tensor],
+        image: Option<&Tensor>,
+        observer: Observer,
+    ) -> Tensor {
         let mut h = self.conv_in.forward(z);
         observer(format_args!("decoder.conv_in"), &h);
         if let Some(mid_block) = &self.mid_block {
@@ -143,6 +149,6 @@ impl Decoder {
             observer(format_args!("decoder.up_blocks.{i}"), &h);
         }
         self.conv_out
-            .forward_activated(&self.conv_norm_out, &h, self.patch_size)
+            .forward_activated(&self.conv_norm_out, &h, self.patch_size, image)
     }
 }

@@ -140,7 +140,7 @@ impl Encoder {
             observer(format_args!("encoder.mid_block"), &h);
         }
         (
-            self.conv_out.forward_activated(&self.conv_norm_out, &h, 1),
+            self.conv_out.forward_activated(&self.conv_norm_out, &h, 1, None),
             features,
         )
     }

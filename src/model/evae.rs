@@ -47,7 +47,11 @@ impl LatentEncoder {
         let moments = self.quant_conv.forward(&moments);
         observer(format_args!("quant_conv"), &moments);
         let mode = moments.narrow(1, 0, self.latent_channels);
-        (mode * self.scaling_factor, features)
+        let latents = match self.scaling_factor {
+            1.0 => mode,
+            factor => mode * factor,
+        };
+        (latents, features)
     }
 
     /// As [`LatentEncoder::forward`], the latents alone.
@@ -104,15 +108,24 @@ impl Evae {
         Encoded { latents, skips }
     }
 
-    /// `latents` as [`Evae::encode`] gives them; the image is `[B, 3, H, W]`.
-    pub fn decode(&self, latents: &Tensor, skips: &[Tensor]) -> Tensor {
-        self.decode_observed(latents, skips, &mut |_, _| ())
+    /// `latents` as [`Evae::encode`] gives them; the image is `[B, 3, H, W]`. To it `added` is added.
+    pub fn decode(&self, latents: &Tensor, skips: &[Tensor], added: Option<&Tensor>) -> Tensor {
+        self.decode_observed(latents, skips, added, &mut |_, _| ())
     }
 
     /// As [`Evae::decode`], showing intermediate results.
-    pub fn decode_observed(&self, latents: &Tensor, skips: &[Tensor], observer: Observer) -> Tensor {
-        let z = self.post_quant_conv.forward(&(latents / self.scaling_factor));
+    pub fn decode_observed(
+        &self,
+        latents: &Tensor,
+        skips: &[Tensor],
+        added: Option<&Tensor>,
+        observer: Observer,
+    ) -> Tensor {
+        let z = match self.scaling_factor {
+            1.0 => self.post_quant_conv.forward(latents),
+            factor => self.post_quant_conv.forward(&(latents / factor)),
+        };
         observer(format_args!("post_quant_conv"), &z);
-        self.decoder.forward(&z, skips, observer)
+        self.decoder.forward(&z, skips, added, observer)
     }
 }

@@ -146,8 +146,8 @@ impl OsddModel {
 
     /// Latents and skips to the image; `x_l` is the image that the skips come from.
     fn decode(&self, latents: &Tensor, skips: &[Tensor], x_l: &Tensor) -> Tensor {
-        let x_h = self.vae.decode(latents, skips);
-        if self.residual_output { x_h + x_l } else { x_h }
+        self.vae
+            .decode(latents, skips, self.residual_output.then_some(x_l))
     }
 
     /// The eVAE alone, as stage 1 trains it: skips from the blurry image `x_l`, `latents` of the sharp one.

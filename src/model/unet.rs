@@ -162,7 +162,7 @@ impl UNet2DConditionModel {
             h = block.forward(&h, conditions, &mut residuals);
             observer(format_args!("up_blocks.{i}"), &h);
         }
-        self.conv_out.forward_activated(&self.conv_norm_out, &h, 1)
+        self.conv_out.forward_activated(&self.conv_norm_out, &h, 1, None)
     }
 
     /// Sinusoidal embedding of t (cosines first), through two linear layers: `[1, time_embed_dim]`.

@@ -115,16 +115,27 @@ impl Conv2d {
             .unwrap_or_else(|| self.forward(&patchify(image, patch)))
     }
 
-    /// As [`Conv2d::forward`] of `SiLU(norm(x))`; where `patch` is more than one, [`unpatchify`] comes after it.
-    pub fn forward_activated(&self, norm: &ImageNorm, x: &Tensor, patch: i64) -> Tensor {
+    /// As [`Conv2d::forward`] of `SiLU(norm(x))`; where `patch` is more than one, [`unpatchify`] comes after it. To that `added` is
+    /// added.
+    pub fn forward_activated(
+        &self,
+        norm: &ImageNorm,
+        x: &Tensor,
+        patch: i64,
+        added: Option<&Tensor>,
+    ) -> Tensor {
         let arrangement = match patch {
             1 => Arrangement::Pixels,
             patch => Arrangement::Patches(patch as usize),
         };
-        self.fused(Operand::Activated(norm, x), arrangement, None)
+        self.fused(Operand::Activated(norm, x), arrangement, added)
             .unwrap_or_else(|| {
                 let y = self.forward(&norm.forward_silu(x));
-                if patch == 1 { y } else { unpatchify(&y, patch) }
+                let y = if patch == 1 { y } else { unpatchify(&y, patch) };
+                match added {
+                    Some(added) => y + added,
+                    None => y,
+                }
             })
     }
 
@@ -201,7 +212,7 @@ impl Conv2d {
         };
         let mut parameters = vec![&self.weight, &self.bias];
         parameters.extend(norm.iter().flat_map(|norm| [&norm.weight, &norm.bias]));
-        if added.is_some_and(|added| added.size() != size) {
+        if added.is_some_and(|added| added.size() != size || arrangement == Arrangement::Pixels) {
             return None;
         }
         let all: Vec<&Tensor> = inputs.iter().copied().chain(added).collect();

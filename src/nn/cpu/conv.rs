@@ -106,7 +106,7 @@ impl ConvWeights {
         self.outputs.is_multiple_of(unit)
     }
 
-    /// `added` is a map of the output's size that is added to it, where the outputs become 2x2 pixels.
+    /// `added` is a map of the output's size that is added to it, where the outputs are rearranged.
     pub fn forward(
         &self,
         input: &Input,
@@ -114,7 +114,7 @@ impl ConvWeights {
         added: Option<&[f32]>,
         output: &mut [f32],
     ) {
-        let fits = |added: &[f32]| arrangement == Arrangement::Doubled && added.len() == output.len();
+        let fits = |added: &[f32]| arrangement != Arrangement::Pixels && added.len() == output.len();
         assert!(added.is_none_or(fits));
         let (height, width) = match (self.kernel, input) {
             (Kernel::Halving, Input::Maps(maps)) => (maps[0].height / 2, maps[0].width / 2),
@@ -177,6 +177,9 @@ impl WithSimd for Rows<'_> {
         };
         for part in self.walk {
             let (row, output) = (part.row, part.values);
+            let added = self
+                .added
+                .map(|added| &added[row * output.len()..][..output.len()]);
             sources.clear();
             match (self.weights.kernel, self.input) {
                 (Kernel::Point, Input::Maps(_)) if activation.is_some() => {
@@ -235,7 +238,7 @@ impl WithSimd for Rows<'_> {
                         stride: outputs,
                     }),
                     Arrangement::Doubled => {
-                        let added = self.added.map(|added| added[row * width * outputs..].as_ptr());
+                        let added = added.map(<[f32]>::as_ptr);
                         multiply_row(simd, panels, &mut sources, width, |column| StoreDoubled {
                             first: output.as_mut_ptr(),
                             added,
@@ -249,7 +252,7 @@ impl WithSimd for Rows<'_> {
                             first: made.as_mut_ptr().add(column * padded_outputs),
                             stride: padded_outputs,
                         });
-                        unpatch(made, padded_outputs, patch, outputs / patch, output);
+                        unpatch(made, padded_outputs, patch, outputs / patch, added, output);
                     }
                 }
             }
@@ -412,12 +415,30 @@ impl Input<'_> {
 }
 
 /// A row of pixels, `stride` values from one to the next, whose channels are squares of `patch` rows of `length` values, as rows
-/// of images.
-fn unpatch(made: &[f32], stride: usize, patch: usize, length: usize, output: &mut [f32]) {
+/// of images, to which others are added.
+#[inline(always)]
+fn unpatch(
+    made: &[f32],
+    stride: usize,
+    patch: usize,
+    length: usize,
+    added: Option<&[f32]>,
+    output: &mut [f32],
+) {
     let row_length = output.len() / patch;
     for (y, row) in output.chunks_exact_mut(row_length).enumerate() {
-        for (values, made) in row.chunks_exact_mut(length).zip(made.chunks_exact(stride)) {
-            values.copy_from_slice(&made[y * length..][..length]);
+        let squares = row.chunks_exact_mut(length).zip(made.chunks_exact(stride));
+        let squares = squares.map(|(values, made)| (values, &made[y * length..][..length]));
+        match added {
+            Some(added) => {
+                let added = added[y * row_length..].chunks_exact(length);
+                for ((values, made), added) in squares.zip(added) {
+                    for ((value, made), added) in values.iter_mut().zip(made).zip(added) {
+                        *value = made + added;
+                    }
+                }
+            }
+            None => squares.for_each(|(values, made)| values.copy_from_slice(made)),
         }
     }
 }
