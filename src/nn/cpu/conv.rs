@@ -5,7 +5,9 @@ use pulp::{Arch, Simd, WithSimd};
 use super::activate::{Activation, activate};
 use super::amx::{Pixels16, convert_row, slack};
 use super::lines::{LINE, Lines};
-use super::panels::{Pairs, Panels, Pixels, Products, Sink, Store, load, store};
+use super::panels::{
+    Pairs, Panels, Pixels, Products, Sink, Store, load, store, will_be_read, will_be_written,
+};
 use super::rows::{Shape, Walk, share};
 use super::{Layer, Map, lanes};
 
@@ -225,6 +227,7 @@ impl WithSimd for Rows<'_> {
             // vectors of them), the sources what they need for them.
             unsafe {
                 let panels = &self.weights.panels;
+                let ahead = panels.ahead::<S>();
                 let mut sources = match rounds {
                     false => Sources::Float32(&mut sources),
                     true => Sources::Bfloat16([0, 1, 2].map(|y| Pixels16 {
@@ -236,6 +239,7 @@ impl WithSimd for Rows<'_> {
                     Arrangement::Pixels => multiply_row(simd, panels, &mut sources, width, |column| Store {
                         first: output.as_mut_ptr().add(column * outputs),
                         stride: outputs,
+                        ahead,
                     }),
                     Arrangement::Doubled => {
                         let added = added.map(<[f32]>::as_ptr);
@@ -245,12 +249,14 @@ impl WithSimd for Rows<'_> {
                             places: &places,
                             column,
                             stride: outputs / 2,
+                            ahead,
                         })
                     }
                     Arrangement::Patches(patch) => {
                         multiply_row(simd, panels, &mut sources, width, |column| Store {
                             first: made.as_mut_ptr().add(column * padded_outputs),
                             stride: padded_outputs,
+                            ahead: 0,
                         });
                         unpatch(made, padded_outputs, patch, outputs / patch, added, output);
                     }
@@ -463,6 +469,8 @@ struct StoreDoubled<'a> {
     column: usize,
     /// Values of two pixels beside each other.
     stride: usize,
+    /// As in [`Store`].
+    ahead: usize,
 }
 
 impl<S: Simd> Sink<S> for StoreDoubled<'_> {
@@ -470,9 +478,16 @@ impl<S: Simd> Sink<S> for StoreDoubled<'_> {
     unsafe fn put<const N: usize>(&self, simd: S, pixel: usize, vector: usize, outputs: [S::f32s; N]) {
         for (n, mut output) in outputs.into_iter().enumerate() {
             let at = (self.column + pixel) * self.stride + self.places[vector + n];
+            let later = at + self.ahead * self.stride;
+            if self.ahead > 0 {
+                will_be_written(self.first.wrapping_add(later));
+            }
             // SAFETY: the caller's.
             unsafe {
                 if let Some(added) = self.added {
+                    if self.ahead > 0 {
+                        will_be_read(added.wrapping_add(later));
+                    }
                     output = simd.add_f32s(output, load(simd, added.add(at)));
                 }
                 store(simd, self.first.add(at), output);

@@ -222,6 +222,7 @@ impl Stripe<'_> {
             store: Store {
                 first: ring[skipped * 2 * width..].as_mut_ptr(),
                 stride: 2 * width,
+                ahead: 0,
             },
             next: self.input.columns(next, first..last).as_ptr(),
         };

@@ -143,6 +143,14 @@ impl Panels {
         self.inputs
     }
 
+    /// How many pixels ahead of the products the places for them are best fetched: in float32 a block, in bfloat16 not at all.
+    pub fn ahead<S: Simd>(&self) -> usize {
+        match self.tiles::<S>() {
+            Some(_) => 0,
+            None => 12,
+        }
+    }
+
     pub fn outputs(&self) -> usize {
         self.outputs
     }
@@ -276,7 +284,7 @@ impl Panels {
 
 /// Has the processor fetch a cache line that will soon be read: into the second-level cache, as there is much between.
 #[inline(always)]
-fn will_be_read(place: *const f32) {
+pub(super) fn will_be_read(place: *const f32) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: it has no effect but on caches, wherever the place is.
     unsafe {
@@ -288,7 +296,7 @@ fn will_be_read(place: *const f32) {
 
 /// The same of one that will be written.
 #[inline(always)]
-fn will_be_written(place: *const f32) {
+pub(super) fn will_be_written(place: *const f32) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: as above.
     unsafe {
@@ -302,6 +310,8 @@ fn will_be_written(place: *const f32) {
 pub(super) struct Store {
     pub first: *mut f32,
     pub stride: usize,
+    /// How many pixels ahead the place is fetched, as does for maps that come from memory; 0: not at all.
+    pub ahead: usize,
 }
 
 impl<S: Simd> Sink<S> for Store {
@@ -309,6 +319,9 @@ impl<S: Simd> Sink<S> for Store {
     unsafe fn put<const N: usize>(&self, simd: S, pixel: usize, vector: usize, outputs: [S::f32s; N]) {
         for (n, output) in outputs.into_iter().enumerate() {
             let at = pixel * self.stride + (vector + n) * S::F32_LANES;
+            if self.ahead > 0 {
+                will_be_written(self.first.wrapping_add(at + self.ahead * self.stride));
+            }
             // SAFETY: the caller's.
             unsafe { store(simd, self.first.add(at), output) };
         }
@@ -468,9 +481,16 @@ mod tests {
                         let next = first;
                         panels.multiply(simd, &sources, self.pixels, &StoreGate { first, stride, next })
                     }
-                    Pairs::Neighbours => {
-                        panels.multiply(simd, &sources, self.pixels, &Store { first, stride })
-                    }
+                    Pairs::Neighbours => panels.multiply(
+                        simd,
+                        &sources,
+                        self.pixels,
+                        &Store {
+                            first,
+                            stride,
+                            ahead: 0,
+                        },
+                    ),
                 }
             }
             // Whole numbers: exact in any order.
