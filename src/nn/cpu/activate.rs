@@ -74,7 +74,8 @@ unsafe fn normalise_pixels<S: Simd, const VECTORS: usize>(
             let offsets = simd.mul_f32s(totals(simd, sums), share);
             let squares = simd.mul_f32s(totals(simd, squares), share);
             let variances = simd.sub_f32s(squares, simd.mul_f32s(offsets, offsets));
-            let variances = simd.max_f32s(variances, simd.splat_f32s(0.0));
+            // Rounding may leave less than nothing; what is no number stays so.
+            let variances = simd.abs_f32s(variances);
             let deviations = simd.sqrt_f32s(simd.add_f32s(variances, simd.splat_f32s(eps)));
             let factors = simd.div_f32s(simd.splat_f32s(1.0), deviations);
             let means = simd.add_f32s(offsets, load(simd, origins.as_ptr()));
@@ -187,6 +188,13 @@ mod tests {
             let value = |i: usize| ((i * 7919) % 1013) as f32 / 100.0 + (i / width) as f32;
             let input: Vec<f32> = (0..self.pixels * width).map(value).collect();
             let mut output = vec![0.0; input.len()];
+            for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut input = input.clone();
+                input[width - 1] = broken;
+                normalise(simd, &input, EPS as f32, &mut output, width);
+                let (first, others) = output.split_at(width);
+                assert!(first.iter().all(|y| y.is_nan()) && others.iter().all(|y| y.is_finite()));
+            }
             normalise(simd, &input, EPS as f32, &mut output, width);
             for (input, output) in input.chunks(width).zip(output.chunks(width)) {
                 let mean = |of: &dyn Fn(f64) -> f64| {
