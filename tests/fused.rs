@@ -36,7 +36,7 @@ fn nano_is_the_same_at_any_size_and_gamma() {
     let fused = OsddModel::new(&Params::new(merged.tensors()), &config).unwrap();
     tch::manual_seed(5);
     let _no_grad = tch::no_grad_guard();
-    // Odd sizes at every level, maps of less than a block of pixels, several images, more rows than a part.
+    // Odd sizes at every level, maps of less than a block of pixels, several images, many rows.
     for (size, gamma) in [
         ([1, 3, 8, 8], 0.3),
         ([2, 3, 72, 104], 0.3),

@@ -115,12 +115,13 @@ impl Decoder {
         })
     }
 
-    /// `z` `[B, c, h, w]` and one skip a level, lowest resolution first; gives `[B, 3, H, W]`, to which `image` is added.
+    /// `z` `[B, c, h, w]` and one skip a level, lowest resolution first; gives `[B, 3, H, W]`, plus `added` of
+    /// the same shape.
     pub fn forward(
         &self,
         z: &Tensor,
         skips: &[Tensor],
-        image: Option<&Tensor>,
+        added: Option<&Tensor>,
         observer: Observer,
     ) -> Tensor {
         let mut h = self.conv_in.forward(z);
@@ -134,8 +135,8 @@ impl Decoder {
         let skip = |i: usize| skips.get(i.checked_sub(without)?);
         // Beside the input of a resnet block, added to that of a gated one.
         let beside = |i: usize| skip(i).filter(|_| self.kind == BlockKind::Resnet);
-        let added = |i: usize| skip(i).filter(|_| self.kind == BlockKind::Gated);
-        if let Some(skip) = added(0) {
+        let added_to = |i: usize| skip(i).filter(|_| self.kind == BlockKind::Gated);
+        if let Some(skip) = added_to(0) {
             h = &h + skip;
         }
         for (i, block) in self.up_blocks.iter().enumerate() {
@@ -144,11 +145,11 @@ impl Decoder {
                 h = resnet.forward(&h, beside.take(), None);
             }
             if let Some(upsampler) = &block.upsampler {
-                h = upsampler.forward(&h, added(i + 1));
+                h = upsampler.forward(&h, added_to(i + 1));
             }
             observer(format_args!("decoder.up_blocks.{i}"), &h);
         }
         self.conv_out
-            .forward_activated(&self.conv_norm_out, &h, self.patch_size, image)
+            .forward_activated(&self.conv_norm_out, &h, self.patch_size, added)
     }
 }

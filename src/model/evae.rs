@@ -108,7 +108,8 @@ impl Evae {
         Encoded { latents, skips }
     }
 
-    /// `latents` as [`Evae::encode`] gives them; the image is `[B, 3, H, W]`. To it `added` is added.
+    /// `latents` as [`Evae::encode`] gives them; the image is `[B, 3, H, W]`, plus `added` of the same
+    /// shape, which may be more precise.
     pub fn decode(&self, latents: &Tensor, skips: &[Tensor], added: Option<&Tensor>) -> Tensor {
         self.decode_observed(latents, skips, added, &mut |_, _| ())
     }

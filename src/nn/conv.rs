@@ -128,28 +128,27 @@ impl Conv2d {
             1 => Arrangement::Pixels,
             patch => Arrangement::Patches(patch as usize),
         };
-        self.fused(Operand::Activated(norm, x), arrangement, added)
-            .unwrap_or_else(|| {
+        match (self.fused(Operand::Activated(norm, x), arrangement, added), added) {
+            (Some(y), _) => y,
+            (None, Some(added)) => self.forward_activated(norm, x, patch, None) + added,
+            (None, None) => {
                 let y = self.forward(&norm.forward_silu(x));
-                let y = if patch == 1 { y } else { unpatchify(&y, patch) };
-                match added {
-                    Some(added) => y + added,
-                    None => y,
-                }
-            })
+                if patch == 1 { y } else { unpatchify(&y, patch) }
+            }
+        }
     }
 
     /// Each quarter of the output's channels becomes one of 2x2 pixels, row by row: `[B, out / 4, 2 H, 2 W]`. To that `added` is
     /// added.
     pub fn forward_doubled(&self, x: &Tensor, added: Option<&Tensor>) -> Tensor {
-        self.fused(Operand::Maps(&[x]), Arrangement::Doubled, added)
-            .unwrap_or_else(|| {
-                let y = unpatchify(&self.forward(x), 2);
-                match added {
-                    Some(added) => y + added,
-                    None => y,
-                }
-            })
+        match (
+            self.fused(Operand::Maps(&[x]), Arrangement::Doubled, added),
+            added,
+        ) {
+            (Some(y), _) => y,
+            (None, Some(added)) => self.forward_doubled(x, None) + added,
+            (None, None) => unpatchify(&self.forward(x), 2),
+        }
     }
 
     /// The convolution by kernels of our own, where that is possible: on a CPU, maps in float32, for inference.

@@ -116,9 +116,6 @@ impl Losses {
         add("amplitude", c.amplitude, &|| {
             amplitudes(output).l1_loss(&amplitudes(truth), Reduction::Mean)
         });
-        if let Some(taught) = taught {
-            add("teacher", c.teacher, &|| output.l1_loss(taught, Reduction::Mean));
-        }
         if let Some(perceptual) = &self.perceptual {
             let distance = perceptual.distance(output, truth);
             let ratio = if perceptual.config().balanced {
@@ -129,6 +126,9 @@ impl Losses {
             };
             loss.total = &loss.total + &distance * ratio.detach() * perceptual.config().weight;
             loss.note("perceptual", &distance);
+        }
+        if let Some(taught) = taught {
+            loss.add("teacher", c.teacher, &output.l1_loss(taught, Reduction::Mean));
         }
         loss
     }

@@ -7,8 +7,8 @@ use tch::{Kind, Tensor};
 
 use crate::device::{Device, Precision};
 use crate::model::{Arithmetic, OsddModel};
-use crate::nn::{Params, TensorMap};
-use crate::weights::{EndPoints, Keep, Merged, Weights};
+use crate::nn::Params;
+use crate::weights::{EndPoints, Keep, Weights};
 use crate::{Error, Result};
 
 /// The γ at which it teaches: the end of fidelity.
@@ -17,7 +17,6 @@ const GAMMA: f64 = 1.0;
 /// A model on the device, for inference.
 pub(super) struct Teacher {
     model: OsddModel,
-    merged: Merged,
     /// Sides of images that it takes are multiples of this.
     multiple: usize,
 }
@@ -39,7 +38,6 @@ impl Teacher {
         let params = Params::new(merged.tensors()).with_products(arithmetic.products);
         Ok(Teacher {
             model: OsddModel::new(&params, &weights.config)?,
-            merged,
             multiple: weights.config.latent_factor(),
         })
     }
@@ -56,11 +54,6 @@ impl Teacher {
                 self.multiple
             ))),
         }
-    }
-
-    /// Its weights, for checksums.
-    pub fn tensors(&self) -> &TensorMap {
-        self.merged.tensors()
     }
 
     /// What it makes of blurry images `[B, 3, H, W]` in [0, 1]; same shape and range, float32, clamped, without a gradient.

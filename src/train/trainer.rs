@@ -170,8 +170,11 @@ impl Trainer {
         });
         let teacher = teacher(&config, setup.teacher.as_ref(), (named, device), setup.precision)?;
         let mut fixed = subject.fixed()?;
-        if let Some(teacher) = &teacher {
-            fixed.insert("teacher".into(), checkpoint::checksum(teacher.tensors())?);
+        if let Some(weights) = &setup.teacher {
+            // As they are, whatever this machine makes of them.
+            let weights = [Some(&weights.base), weights.lora_r.as_ref()];
+            let sums = weights.into_iter().flatten().map(checkpoint::checksum);
+            fixed.insert("teacher".into(), sums.collect::<Result<Vec<_>>>()?.join(" "));
         }
         Ok(Trainer {
             fixed,
@@ -404,7 +407,9 @@ impl Trainer {
         let Uploaded { blurry, sharp, .. } = batch;
         // Before the graph of what is trained needs its memory.
         let taught = self.teacher.as_ref().map(|teacher| {
-            tch::set_num_threads(self.threads);
+            if self.device == tch::Device::Cpu {
+                tch::set_num_threads(self.threads);
+            }
             teacher.restored(blurry)
         });
         let shares = self.shares(phase.batch_size);
@@ -445,7 +450,8 @@ impl Trainer {
         })
     }
 
-    /// How many shares a batch is cut into: one a core on a CPU, where the loss needs no network; else one.
+    /// How many shares a batch is cut into: one a core on a CPU, where the loss needs no perceptual network and no
+    /// discriminator; else one.
     fn shares(&self, batch_size: usize) -> usize {
         let separable = self.losses.is_of_pixels() && self.adversary.is_none();
         match self.device {

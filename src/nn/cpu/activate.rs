@@ -42,6 +42,7 @@ unsafe fn normalise_pixels<S: Simd, const VECTORS: usize>(
     width: usize,
     pixels: usize,
 ) {
+    const { assert!(S::F32_LANES <= MOST_LANES) };
     let vectors = if VECTORS == 0 {
         width / S::F32_LANES
     } else {
@@ -57,7 +58,8 @@ unsafe fn normalise_pixels<S: Simd, const VECTORS: usize>(
         // SAFETY: the caller's.
         unsafe {
             for i in 0..count {
-                // Counted from some number of the pixel's, so that squares of a distant mean do not hide the variance.
+                // Counted from some number of the pixel's, so that squares of a distant mean do not hide the variance: even its
+                // farthest from the mean is so at most by the root of the variance times their number.
                 let pixel = input.add((first + i) * width);
                 origins[i] = *pixel;
                 let origin = simd.splat_f32s(*pixel);
@@ -79,14 +81,14 @@ unsafe fn normalise_pixels<S: Simd, const VECTORS: usize>(
             let deviations = simd.sqrt_f32s(simd.add_f32s(variances, simd.splat_f32s(eps)));
             let factors = simd.div_f32s(simd.splat_f32s(1.0), deviations);
             let means = simd.add_f32s(offsets, load(simd, origins.as_ptr()));
-            let shifts = simd.neg_f32s(simd.mul_f32s(means, factors));
-            let (factors, shifts) = (lanes::<S>(&factors), lanes::<S>(&shifts));
+            let (means, factors) = (numbers::<S>(&means), numbers::<S>(&factors));
             for i in 0..count {
-                let (factor, shift) = (simd.splat_f32s(factors[i]), simd.splat_f32s(shifts[i]));
+                let (mean, factor) = (simd.splat_f32s(means[i]), simd.splat_f32s(factors[i]));
                 for vector in 0..vectors {
                     let at = (first + i) * width + vector * S::F32_LANES;
                     let x = load(simd, input.add(at));
-                    store(simd, output.add(at), simd.mul_add_f32s(x, factor, shift));
+                    let centred = simd.sub_f32s(x, mean);
+                    store(simd, output.add(at), simd.mul_f32s(centred, factor));
                 }
             }
         }
@@ -94,7 +96,7 @@ unsafe fn normalise_pixels<S: Simd, const VECTORS: usize>(
 }
 
 #[inline(always)]
-fn lanes<S: Simd>(vector: &S::f32s) -> &[f32] {
+fn numbers<S: Simd>(vector: &S::f32s) -> &[f32] {
     pulp::bytemuck::cast_slice(std::slice::from_ref(vector))
 }
 

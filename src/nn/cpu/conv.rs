@@ -206,14 +206,15 @@ impl WithSimd for Rows<'_> {
                 // So do the three of a window.
                 (Kernel::Around, _) => {
                     // Counted from the padding above the first row.
-                    let (behind, ahead) = if upwards { (row + 2, row) } else { (row, row + 2) };
+                    let (behind, next) = if upwards { (row + 2, row) } else { (row, row + 2) };
                     let new = if part.is_first {
-                        &[behind, row + 1, ahead][..]
+                        &[behind, row + 1, next][..]
                     } else {
-                        &[ahead]
+                        &[next]
                     };
-                    for row in new {
-                        ring.pad(simd, self.input, image, row.checked_sub(1), activation, row % 3);
+                    for padded in new {
+                        let above = padded.checked_sub(1);
+                        ring.pad(simd, self.input, image, above, activation, padded % 3);
                     }
                     sources.extend((0..3).map(|y| Pixels {
                         first: ring.row((row + y) % 3).as_ptr(),

@@ -63,3 +63,62 @@ pub(crate) fn lanes() -> Option<usize> {
     }
     Some(Arch::new().dispatch(Lanes)).filter(|lanes| *lanes >= 4)
 }
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, Kind, Tensor};
+
+    use super::rows::from_the_bottom;
+    use crate::Result;
+    use crate::nn::{
+        BlockShape, Conv2d, GatedBlock2D, ImageNorm, Init, NormKind, Params, Products, Source, channels_last,
+    };
+
+    /// No layer is the identity, as some are at first.
+    struct Random;
+
+    impl Source for Random {
+        fn fetch(&self, _: &str, shape: &[i64], _: Init) -> Result<Tensor> {
+            Ok(Tensor::randn(shape, (Kind::Float, Device::Cpu)) * 0.1)
+        }
+    }
+
+    #[test]
+    fn a_layer_is_the_same_from_the_bottom_up() {
+        let _no_grad = tch::no_grad_guard();
+        tch::manual_seed(3);
+        for products in [Products::Float32, Products::Bfloat16] {
+            let p = Params::new(&Random).with_products(products);
+            let shape = BlockShape {
+                in_channels: 32,
+                out_channels: 32,
+                skip_channels: 0,
+                temb_channels: None,
+                norm: NormKind::Channel,
+                eps: 1e-6,
+            };
+            let block = GatedBlock2D::new(&p.pp("block"), shape).unwrap();
+            let norm = ImageNorm::new(&p.pp("norm"), NormKind::Channel, 32, 1e-6).unwrap();
+            let conv = |name, outputs, kernel| Conv2d::new(&p.pp(name), 32, outputs, kernel).unwrap();
+            let (out, up) = (conv("out", 12, 3), conv("up", 64, 1));
+            let halving = conv("halving", 48, 2).strided(2, 0);
+            let patches = Conv2d::new(&p.pp("patches"), 12, 32, 3).unwrap();
+            let random = |size| channels_last(&Tensor::randn(size, (Kind::Float, Device::Cpu)));
+            // Wide enough for stripes.
+            let (x, doubled) = (random([2, 32, 10, 1100]), random([2, 16, 20, 2200]));
+            let image = random([2, 3, 20, 2200]);
+            let layers = || {
+                [
+                    block.forward(&x, None, None),
+                    out.forward_activated(&norm, &x, 2, Some(&image)),
+                    up.forward_doubled(&x, Some(&doubled)),
+                    halving.forward(&x),
+                    patches.forward_patches(&image, 2),
+                ]
+            };
+            for (up, down) in from_the_bottom(layers).iter().zip(&layers()) {
+                assert_eq!(up, down);
+            }
+        }
+    }
+}

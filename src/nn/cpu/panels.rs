@@ -143,7 +143,7 @@ impl Panels {
         self.inputs
     }
 
-    /// How many pixels ahead of the products the places for them are best fetched: in float32 a block, in bfloat16 not at all.
+    /// How many pixels ahead of the products the places for them are best fetched: in float32 about a block, in bfloat16 not at all.
     pub fn ahead<S: Simd>(&self) -> usize {
         match self.tiles::<S>() {
             Some(_) => 0,
@@ -282,27 +282,29 @@ impl Panels {
     }
 }
 
-/// Has the processor fetch a cache line that will soon be read: into the second-level cache, as there is much between.
+/// Has the processor fetch a cache line that will soon be read: into the second-level cache, as there is much between. Any place
+/// will do, also one that is not the program's.
 #[inline(always)]
 pub(super) fn will_be_read(place: *const f32) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: it has no effect but on caches, wherever the place is.
+    // SAFETY: it has no effect but on caches.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         _mm_prefetch::<_MM_HINT_T1>(place.cast());
     }
+    #[cfg(not(target_arch = "x86_64"))]
     let _ = place;
 }
 
-/// The same of one that will be written.
+/// The same of one that will soon be written, which other cores then give up.
 #[inline(always)]
 pub(super) fn will_be_written(place: *const f32) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: as above.
+    // SAFETY: as above; processors that do not know it do nothing. The intrinsic only makes it where all that run the program do.
     unsafe {
-        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_ET0>(place.cast());
+        std::arch::asm!("prefetchw [{}]", in(reg) place, options(nostack, preserves_flags, readonly));
     }
+    #[cfg(not(target_arch = "x86_64"))]
     let _ = place;
 }
 

@@ -10,8 +10,8 @@ use rayon::prelude::*;
 use super::lines::Lines;
 use super::pool::{on_own_threads, threads};
 
-/// Rows for which one more pair of threads pays at least.
-const LEAST_ROWS: usize = 8;
+/// Rows for which one more pair of threads pays.
+const ROWS_OF_A_PAIR: usize = 8;
 
 thread_local! {
     static SCRATCH: RefCell<Lines> = const { RefCell::new(Lines::new()) };
@@ -19,7 +19,7 @@ thread_local! {
 
 /// Neighbouring rows of an image, in stripes of columns. One thread takes them from the top down, another from the bottom up,
 /// until they meet: both are busy to the end, however fast each of them is, and where windows go over the rows each makes but
-/// one of the other's anew.
+/// one of the other's anew. There is at most one walk each way.
 struct Span {
     image: usize,
     rows: Range<usize>,
@@ -40,7 +40,7 @@ pub(super) struct Walk<'a, T> {
     outputs: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: walks over the same output give parts of it that have nothing in common.
+// SAFETY: walks over the same output give parts of it that have nothing in common: of a span there is one each way.
 unsafe impl<T: Send> Send for Walk<'_, T> {}
 
 /// Of the output.
@@ -59,7 +59,7 @@ pub(super) struct Part<'a, T> {
     /// The first of its values in the row.
     pub start: usize,
     pub values: &'a mut [T],
-    /// Whether it is the walk's first in this stripe; the next is then the one below, or above.
+    /// Whether it is the walk's first in this stripe. Each that follows is the one below the last, or above.
     pub is_first: bool,
 }
 
@@ -99,7 +99,7 @@ impl<'a, T> Iterator for Walk<'a, T> {
         self.own += 1;
         let start = self.stripe * stripe;
         let first = (self.span.image * height + row) * length + start;
-        // SAFETY: within the output, and given but once: together both walks take no more rows of a stripe than it has.
+        // SAFETY: within the output, and given but once: together the walks down and up take no more rows of a stripe than it has.
         let values =
             unsafe { std::slice::from_raw_parts_mut(self.output.add(first), stripe.min(length - start)) };
         Some(Part {
@@ -117,11 +117,31 @@ pub(super) fn share<T: Send>(
     shape: Shape,
     make: impl Fn(Walk<T>, &mut Lines) + Sync + Send,
 ) {
-    let (height, stripes) = (shape.height, shape.row.div_ceil(shape.stripe.max(1)));
-    let images = output.len() / (height * shape.row).max(1);
-    assert_eq!(output.len(), images * height * shape.row);
+    #[cfg(test)]
+    if UPWARDS.get() {
+        return share_among(output, shape, 1, &[true], make);
+    }
     let threads = threads();
-    let pairs = threads.div_ceil(2).min(height / LEAST_ROWS).max(1);
+    let pairs = threads.div_ceil(2).min(shape.height.div_ceil(ROWS_OF_A_PAIR));
+    let directions: &[bool] = match threads > 1 && shape.height > 1 {
+        true => &[false, true],
+        false => &[false],
+    };
+    share_among(output, shape, pairs.max(1), directions, make);
+}
+
+/// As [`share`], with so many spans an image and walks in these directions over each.
+fn share_among<T: Send>(
+    output: &mut [T],
+    shape: Shape,
+    pairs: usize,
+    directions: &[bool],
+    make: impl Fn(Walk<T>, &mut Lines) + Sync + Send,
+) {
+    let height = shape.height;
+    let images = output.len() / (height * shape.row).max(1);
+    assert!(output.len() == images * height * shape.row && (shape.stripe > 0 || output.is_empty()));
+    let stripes = shape.row.div_ceil(shape.stripe.max(1));
     let spans: Vec<Span> = (0..images * pairs)
         .map(|i| {
             let (image, pair) = (i / pairs, i % pairs);
@@ -133,7 +153,6 @@ pub(super) fn share<T: Send>(
         })
         .collect();
     let first = output.as_mut_ptr();
-    let directions: &[bool] = if threads > 1 { &[false, true] } else { &[false] };
     let walks = spans.iter().flat_map(|span| {
         directions.iter().map(move |upwards| Walk {
             span,
@@ -146,14 +165,27 @@ pub(super) fn share<T: Send>(
         })
     });
     let make = |walk: Walk<T>| SCRATCH.with_borrow_mut(|scratch| make(walk, scratch));
-    match threads {
+    let walks: Vec<Walk<T>> = walks.collect();
+    match directions {
         // Here, where it is asked for.
-        1 => walks.for_each(make),
-        _ => {
-            let walks: Vec<Walk<T>> = walks.collect();
-            on_own_threads(|| walks.into_par_iter().for_each(make));
-        }
+        [_] => walks.into_iter().for_each(make),
+        // One by one, so that a span's two walks do not wait for each other on one thread.
+        _ => on_own_threads(|| walks.into_par_iter().with_max_len(1).for_each(make)),
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    static UPWARDS: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Has what this thread [shares](share) meanwhile made by itself, from the bottom up.
+#[cfg(test)]
+pub(super) fn from_the_bottom<R>(work: impl FnOnce() -> R) -> R {
+    UPWARDS.set(true);
+    let made = work();
+    UPWARDS.set(false);
+    made
 }
 
 /// Has the rows of one picture made by all threads that may share a layer: `make` gets each row and its number.
@@ -179,38 +211,46 @@ mod tests {
 
     #[test]
     fn every_value_is_given_once_and_rows_follow_one_another() {
-        for (images, height, stripe) in [
+        let shapes = [
             (1, 1, 6),
             (1, 2, 4),
             (3, 40, 6),
             (2, 7, 1),
             (1, 300, 5),
             (0, 4, 6),
-        ] {
+            (1, 0, 6),
+        ];
+        for ((images, height, stripe), pairs) in
+            shapes.iter().flat_map(|shape| [1, 2, 3].map(|n| (*shape, n)))
+        {
             let shape = Shape {
                 height,
                 row: 6,
                 stripe,
             };
-            let mut output = vec![0u32; images * height * 6];
-            share(&mut output, shape, |walk, _| {
-                let (image, upwards) = (walk.image(), walk.upwards());
-                let mut last: Option<usize> = None;
-                for part in walk {
-                    let expected = match (part.is_first, last, upwards) {
-                        (false, Some(last), false) => last + 1,
-                        (false, Some(last), true) => last - 1,
-                        _ => part.row,
-                    };
-                    assert_eq!(part.row, expected);
-                    last = Some(part.row);
-                    for (i, value) in part.values.iter_mut().enumerate() {
-                        *value += 1 + ((image * height + part.row) * 6 + part.start + i) as u32;
+            for directions in [&[false, true][..], &[false], &[true]] {
+                let mut output = vec![0u32; images * height * 6];
+                share_among(&mut output, shape, pairs, directions, |walk, _| {
+                    let (image, upwards) = (walk.image(), walk.upwards());
+                    let mut last = None;
+                    for part in walk {
+                        // A new stripe begins anew.
+                        let before = last.filter(|(_, start)| *start == part.start);
+                        let expected = before.map(|(row, _): (usize, usize)| match upwards {
+                            false => row + 1,
+                            true => row - 1,
+                        });
+                        assert_eq!(part.is_first, expected.is_none());
+                        assert_eq!(part.row, expected.unwrap_or(part.row));
+                        last = Some((part.row, part.start));
+                        for (i, value) in part.values.iter_mut().enumerate() {
+                            *value += 1 + ((image * height + part.row) * 6 + part.start + i) as u32;
+                        }
                     }
-                }
-            });
-            let all: Vec<u32> = (1..=output.len() as u32).collect();
-            assert_eq!(output, all);
+                });
+                let all: Vec<u32> = (1..=output.len() as u32).collect();
+                assert_eq!(output, all);
+            }
         }
     }
 
