@@ -141,11 +141,12 @@ fn resuming_continues_as_if_never_stopped() {
 }
 
 #[test]
-fn resuming_continues_with_a_discriminator_a_prompt_and_accumulation() {
+fn resuming_continues_with_a_discriminator_a_prompt_accumulation_and_echoes() {
     let mut config = train_config("adapter_s", 20);
     config.loss.adversarial = Some(ADVERSARIAL);
     config.learn_prompt = true;
     config.accumulation = 2;
+    config.echo = 3;
     resumes_exactly(&config, &|| Some(random_weights()));
 }
 
@@ -508,6 +509,24 @@ fn shipped(part: &str) -> Vec<std::path::PathBuf> {
         }
     }
     found
+}
+
+#[test]
+fn echoes_are_as_many_as_there_are_symmetries_and_need_mirroring() {
+    let config = |echo, flip| {
+        let mut config = train_config("base", 1);
+        (config.echo, config.mix.flip) = (echo, flip);
+        TrainConfig::from_json(&serde_json::to_string(&config).unwrap(), "c.json")
+    };
+    assert!(config(8, true).is_ok() && config(1, false).is_ok());
+    for (echo, flip, said) in [
+        (0, true, "echo = 0"),
+        (9, true, "echo = 9"),
+        (2, false, "mix.flip"),
+    ] {
+        let error = config(echo, flip).unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+    }
 }
 
 #[test]

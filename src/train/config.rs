@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::echo;
 use crate::data::MixConfig;
 use crate::{Error, Result};
 
@@ -30,6 +31,9 @@ pub struct TrainConfig {
     /// Batches whose gradients are averaged for one update.
     #[serde(default = "one")]
     pub accumulation: u64,
+    /// How many times a crop is seen, mirrored and transposed in another way each time; a teacher is asked once.
+    #[serde(default = "one")]
+    pub echo: u64,
     /// Decay of the moving average of the weights, which is what is saved and validated.
     pub ema_decay: f64,
     /// Adapter stages: what the adapter starts from.
@@ -276,6 +280,13 @@ impl TrainConfig {
         }
         if config.accumulation == 0 {
             return Err(fail("accumulation must be at least 1".into()));
+        }
+        if !(1..=echo::MOST).contains(&config.echo) {
+            let most = echo::MOST;
+            return Err(fail(format!("echo = {}, must be 1 to {most}", config.echo)));
+        }
+        if config.echo > 1 && !config.mix.flip {
+            return Err(fail("echo above 1 mirrors crops, and mix.flip is false".into()));
         }
         if config.stage == Stage::Evae && config.loss.adversarial.is_some() {
             return Err(fail(

@@ -9,6 +9,7 @@ use std::thread;
 
 use tch::{Device, Tensor};
 
+use super::echo::Lesson;
 use super::flat::Flat;
 use super::loss::{LossTerms, Losses};
 use super::subject::{Network, Subject};
@@ -41,43 +42,23 @@ impl Differentiated {
     }
 }
 
-/// Images `[B, 3, H, W]` in [0, 1]: what goes in, the truth, and what a teacher makes of the first.
-pub(super) struct Batch<'a> {
-    pub blurry: &'a Tensor,
-    pub sharp: &'a Tensor,
-    pub taught: Option<&'a Tensor>,
-}
-
-impl Batch<'_> {
-    /// The same cut into parts, as equal as can be.
-    fn chunks(&self, parts: usize) -> impl Iterator<Item = (Tensor, Tensor, Option<Tensor>)> {
-        let cut = |images: &Tensor| images.chunk(parts as i64, 0);
-        let (blurry, sharp) = (cut(self.blurry), cut(self.sharp));
-        let taught = match self.taught {
-            Some(taught) => cut(taught).into_iter().map(Some).collect(),
-            None => blurry.iter().map(|_| None).collect::<Vec<_>>(),
-        };
-        let parts = blurry.into_iter().zip(sharp).zip(taught);
-        parts.map(|((blurry, sharp), taught)| (blurry, sharp, taught))
-    }
-}
-
 /// A part of a batch and all that its thread needs: tensors can move between threads, not be shared.
 struct Share {
     network: Network,
     losses: Losses,
     inputs: Vec<Tensor>,
-    blurry: Tensor,
-    sharp: Tensor,
-    taught: Option<Tensor>,
+    lesson: Lesson,
 }
 
 impl Share {
     fn differentiate(&self) -> Result<Differentiated> {
-        let passed = self.network.forward(&self.blurry, &self.sharp);
-        let loss = self
-            .losses
-            .compute(&passed.image, &self.sharp, self.taught.as_ref());
+        let Lesson {
+            blurry,
+            sharp,
+            taught,
+        } = &self.lesson;
+        let passed = self.network.forward(blurry, sharp);
+        let loss = self.losses.compute(&passed.image, sharp, taught.as_ref());
         let gradients = Tensor::f_run_backward(&[&loss.total], &self.inputs, false, false)?;
         Ok(Differentiated {
             gradient: Flat::gather(&gradients),
@@ -96,11 +77,11 @@ pub(super) fn in_shares(
     parameters: &Flat,
     losses: &Losses,
     kind: tch::Kind,
-    batch: Batch,
+    lesson: &Lesson,
     shares: usize,
 ) -> Result<Differentiated> {
-    let batch_size = batch.blurry.size()[0] as f64;
-    let parts = batch.chunks(shares).map(|(blurry, sharp, taught)| {
+    let batch_size = lesson.blurry.size()[0] as f64;
+    let parts = lesson.chunks(shares).map(|lesson| {
         // Leaves of its own, on the same memory: the threads' graphs then have nothing in common.
         let leaves = parameters.leaves(subject.leaf_kind(kind));
         let inputs = parameters
@@ -111,9 +92,7 @@ pub(super) fn in_shares(
             inputs: inputs.collect(),
             network: subject.network(&leaves, kind)?,
             losses: Losses::new(losses.config(), Path::new(""), Device::Cpu)?,
-            blurry,
-            sharp,
-            taught,
+            lesson,
         })
     });
     let parts = parts.collect::<Result<Vec<Share>>>()?;
@@ -123,7 +102,7 @@ pub(super) fn in_shares(
             .map(|share| {
                 scope.spawn(move || {
                     tch::set_num_threads(1);
-                    let weight = share.blurry.size()[0] as f64 / batch_size;
+                    let weight = share.lesson.blurry.size()[0] as f64 / batch_size;
                     share.differentiate().map(|done| done.times(weight))
                 })
             })
@@ -166,15 +145,12 @@ mod tests {
         };
         let losses = Losses::new(terms, Path::new(""), Device::Cpu).unwrap();
         let images = || Tensor::rand([5, 3, 32, 32], (Kind::Float, Device::Cpu));
-        let (blurry, sharp, taught) = (images(), images(), images());
-        let cut = |shares| {
-            let batch = Batch {
-                blurry: &blurry,
-                sharp: &sharp,
-                taught: Some(&taught),
-            };
-            in_shares(&subject, &parameters, &losses, Kind::Float, batch, shares).unwrap()
+        let lesson = Lesson {
+            blurry: images(),
+            sharp: images(),
+            taught: Some(images()),
         };
+        let cut = |shares| in_shares(&subject, &parameters, &losses, Kind::Float, &lesson, shares).unwrap();
         let whole = cut(1);
         for shares in [2, 3, 5] {
             let done = cut(shares);

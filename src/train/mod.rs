@@ -8,6 +8,7 @@ mod adversary;
 mod checkpoint;
 mod config;
 mod differentiate;
+mod echo;
 mod feed;
 mod flat;
 mod loss;

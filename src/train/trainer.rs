@@ -9,8 +9,9 @@ use tch::{Kind, Tensor};
 
 use super::adversary::Adversary;
 use super::checkpoint::{self, Groups, State};
-use super::differentiate::{Batch, Differentiated, in_shares};
-use super::feed::{Feed, Uploaded};
+use super::differentiate::{Differentiated, in_shares};
+use super::echo::{self, Echo, Lesson};
+use super::feed::Feed;
 use super::flat::Flat;
 use super::loss::Losses;
 use super::optimizer::{Optimizer, clip};
@@ -332,9 +333,10 @@ impl Trainer {
             if self.iteration >= end {
                 continue;
             }
-            let mut feed = Feed::new(self.loader(phase, threads)?, phase.crop_size, self.device)?;
+            let done = phase.iterations - (end - self.iteration);
+            let mut lessons = self.lessons(phase, threads, done * self.config.accumulation)?;
             while self.iteration < end {
-                let progress = self.step(&mut feed, phase)?;
+                let progress = self.step(&mut lessons, phase)?;
                 if after(self, &progress)? == Verdict::Stop {
                     return Ok(());
                 }
@@ -343,17 +345,30 @@ impl Trainer {
         Ok(())
     }
 
-    fn loader(&self, phase: PhaseConfig, threads: usize) -> Result<Loader> {
+    /// What is left of a phase's lessons after `seen` of them.
+    fn lessons(&self, phase: PhaseConfig, threads: usize, seen: u64) -> Result<Echo> {
         let mix = MixConfig {
             crop_size: phase.crop_size,
             ..self.config.mix.clone()
         };
-        let (sources, batch) = (self.sources.clone(), phase.batch_size);
-        Ok(Loader::new(sources, mix, batch, threads, self.next_sample)?)
+        let (sources, batch, times) = (self.sources.clone(), phase.batch_size, self.config.echo);
+        let start = self.next_sample - echo::kept(times, seen) * batch as u64;
+        let loader = Loader::new(sources, mix, batch, threads, start)?;
+        let feed = Feed::new(loader, phase.crop_size, self.device)?;
+        Echo::new(feed, &|blurry| self.taught(blurry), times, seen)
+    }
+
+    /// What the teacher makes of blurry images, where there is one.
+    fn taught(&self, blurry: &Tensor) -> Option<Tensor> {
+        let teacher = self.teacher.as_ref()?;
+        if self.device == tch::Device::Cpu {
+            tch::set_num_threads(self.threads);
+        }
+        Some(teacher.restored(blurry))
     }
 
     /// One iteration: forward, loss and backward for every batch, then one update, then the average.
-    fn step(&mut self, feed: &mut Feed, phase: PhaseConfig) -> Result<Progress> {
+    fn step(&mut self, lessons: &mut Echo, phase: PhaseConfig) -> Result<Progress> {
         if self.device != tch::Device::Cpu {
             // The CPU only copies then; threads to share that would wait for those that make samples.
             tch::set_num_threads(1);
@@ -361,7 +376,8 @@ impl Trainer {
         let learning_rate = self.config.learning_rate_at(self.iteration);
         let mut sum: Option<Differentiated> = None;
         for _ in 0..self.config.accumulation {
-            let one = self.differentiate(&feed.next_batch()?, phase)?;
+            let lesson = lessons.next_lesson(&|blurry| self.taught(blurry))?;
+            let one = self.differentiate(&lesson, phase)?;
             sum = Some(match sum {
                 None => one,
                 Some(before) => before.plus(one),
@@ -378,7 +394,7 @@ impl Trainer {
         if let (Some(adversary), Some(gradient)) = (&mut self.adversary, discriminator) {
             adversary.learn(gradient / batches)?;
         }
-        self.next_sample = feed.next_index();
+        self.next_sample = lessons.feed().next_index();
         let (terms, total, grad_norm) = loss.values(batches, &grad_norm);
 
         self.iteration += 1;
@@ -397,32 +413,24 @@ impl Trainer {
             total,
             terms,
             images: phase.batch_size as u64 * self.config.accumulation,
-            waited: feed.take_waited(),
+            waited: lessons.feed().take_waited(),
             skipped,
         })
     }
 
     /// Losses of one batch and their gradients, with the discriminator as it is.
-    fn differentiate(&self, batch: &Uploaded, phase: PhaseConfig) -> Result<Differentiated> {
-        let Uploaded { blurry, sharp, .. } = batch;
-        // Before the graph of what is trained needs its memory.
-        let taught = self.teacher.as_ref().map(|teacher| {
-            if self.device == tch::Device::Cpu {
-                tch::set_num_threads(self.threads);
-            }
-            teacher.restored(blurry)
-        });
+    fn differentiate(&self, lesson: &Lesson, phase: PhaseConfig) -> Result<Differentiated> {
+        let Lesson {
+            blurry,
+            sharp,
+            taught,
+        } = lesson;
         let shares = self.shares(phase.batch_size);
         let parameters = self.optimizer.parameters();
         if shares > 1 {
             // What is left to this thread is short: with threads of its own it would mostly wait for them.
             tch::set_num_threads(1);
-            let batch = Batch {
-                blurry,
-                sharp,
-                taught: taught.as_ref(),
-            };
-            return in_shares(&self.subject, parameters, &self.losses, self.kind, batch, shares);
+            return in_shares(&self.subject, parameters, &self.losses, self.kind, lesson, shares);
         }
         let leaves = parameters.leaves(self.subject.leaf_kind(self.kind));
         let network = self.subject.network(&leaves, self.kind)?;
