@@ -12,7 +12,10 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <utility>
+#include <vector>
 
 namespace {
 
@@ -28,6 +31,37 @@ struct GpuMemory {
   uint64_t used;
   uint64_t peak;
 };
+
+// Streams that were some thread's own. cuBLAS gets memory for each stream that it sees, for good.
+class UnusedStreams {
+ public:
+  std::optional<c10::Stream> take(c10::Device device) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (auto stream = streams_.begin(); stream != streams_.end(); ++stream) {
+      if (stream->device() == device) {
+        const auto taken = *stream;
+        streams_.erase(stream);
+        return taken;
+      }
+    }
+    return std::nullopt;
+  }
+
+  void give(c10::Stream stream) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    streams_.push_back(stream);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<c10::Stream> streams_;
+};
+
+// Never destroyed, as threads may outlive main.
+UnusedStreams& unused_streams() {
+  static auto* streams = new UnusedStreams;
+  return *streams;
+}
 
 }  // namespace
 
@@ -71,19 +105,35 @@ extern "C" bool osdd_gpu_memory(int8_t index, bool watch, GpuMemory* memory) {
 // Convolutions of float32 on a GPU are computed in TF32 by default, with 10 bits of mantissa.
 extern "C" void osdd_exact_float32() { at::globalContext().setAllowTF32CuDNN(false); }
 
-// This thread's work on a GPU goes to a stream of libtorch's from now on, not to the one that everybody waits for. False where it
-// stays as it was.
-extern "C" bool osdd_own_stream(int8_t index) {
+// This thread's work on a GPU, which becomes its current one, goes to a stream of libtorch's from now on, not to the one that everybody
+// waits for. False where it stays as it was.
+extern "C" bool osdd_take_stream(int8_t index) {
   try {
-    const c10::impl::VirtualGuardImpl gpu(c10::DeviceType::CUDA);
-    const auto own = gpu.getStreamFromGlobalPool(c10::Device(c10::DeviceType::CUDA, index));
-    if (gpu.getStreamNativeHandle(own) == nullptr) {
+    const c10::Device device(c10::DeviceType::CUDA, index);
+    const c10::impl::VirtualGuardImpl gpu(device.type());
+    auto own = unused_streams().take(device);
+    if (!own) {
+      own = gpu.getStreamFromGlobalPool(device);
+    }
+    if (gpu.getStreamNativeHandle(*own) == nullptr) {
       return false;
     }
-    gpu.exchangeStream(own);
+    gpu.setDevice(device);
+    gpu.exchangeStream(*own);
     return true;
   } catch (...) {
     return false;
+  }
+}
+
+// This thread's work goes to the default stream again, and the next that asks for one gets its own.
+extern "C" void osdd_give_stream_back(int8_t index) {
+  try {
+    const c10::Device device(c10::DeviceType::CUDA, index);
+    const c10::impl::VirtualGuardImpl gpu(device.type());
+    unused_streams().give(gpu.exchangeStream(gpu.getDefaultStream(device)));
+  } catch (...) {
+    // One stream less to be used again.
   }
 }
 

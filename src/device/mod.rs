@@ -11,7 +11,7 @@ use once_cell::sync::Lazy;
 #[cfg(libtorch_headers)]
 pub(crate) use stream::with_message;
 pub use stream::{Fence, synchronize};
-pub(crate) use stream::{current_stream, fetch, own_stream, upload};
+pub(crate) use stream::{OwnStream, current_stream, fetch, upload};
 
 use crate::{Error, Result};
 
@@ -76,6 +76,12 @@ static CUDA_DEVICES: Lazy<usize> = Lazy::new(|| {
     }
     usize::try_from(tch::Cuda::device_count()).unwrap_or(0)
 });
+
+/// Makes libtorch's CUDA half known, if there is one. Without it libtorch takes its first convolution on a CPU for the proof that
+/// the process has no GPU.
+pub(crate) fn find_gpus() {
+    Lazy::force(&CUDA_DEVICES);
+}
 
 /// The device that `device` stands for on this machine.
 ///

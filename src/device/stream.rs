@@ -10,21 +10,45 @@ use tch::Tensor;
 use crate::Error;
 use crate::Result;
 
-/// From now on what this thread does on a GPU goes to a stream of its own: neither it nor other users of the GPU wait for each other.
-/// Where the headers of libtorch were missing when this was built, and on a CPU, nothing changes.
-pub(crate) fn own_stream(device: tch::Device) {
+/// While it is there, what its thread does on a GPU goes to a stream of its own: neither it nor other users of the GPU wait for each
+/// other. The thread's current GPU is that one, then and later. Streams are given on from thread to thread, because libtorch keeps
+/// memory for each that it has ever seen; the thread that takes one is to drop it.
+pub(crate) struct OwnStream {
     #[cfg(libtorch_headers)]
-    if let tch::Device::Cuda(index) = device {
-        unsafe extern "C" {
-            fn osdd_own_stream(index: i8) -> bool;
-        }
-        // SAFETY: takes a number; the streams are libtorch's.
-        if !unsafe { osdd_own_stream(index as i8) } {
+    index: i8,
+}
+
+impl OwnStream {
+    /// `None` on a CPU, and where the headers of libtorch were missing when this was built.
+    pub fn take(device: tch::Device) -> Option<Self> {
+        #[cfg(libtorch_headers)]
+        if let tch::Device::Cuda(index) = device {
+            unsafe extern "C" {
+                fn osdd_take_stream(index: i8) -> bool;
+            }
+            let index = index as i8;
+            // SAFETY: takes a number; the streams are libtorch's.
+            if unsafe { osdd_take_stream(index) } {
+                return Some(OwnStream { index });
+            }
             tracing::debug!("no stream of one's own on {device:?}");
         }
+        let _ = device;
+        None
     }
-    #[cfg(not(libtorch_headers))]
-    let _ = device;
+}
+
+impl Drop for OwnStream {
+    fn drop(&mut self) {
+        #[cfg(libtorch_headers)]
+        {
+            unsafe extern "C" {
+                fn osdd_give_stream_back(index: i8);
+            }
+            // SAFETY: takes a number; this thread has a stream of its own there.
+            unsafe { osdd_give_stream_back(self.index) };
+        }
+    }
 }
 
 /// The driver's handle of the stream that this thread's work on a GPU goes to; null is the default one.
@@ -207,6 +231,8 @@ impl Drop for Fence {
 
 #[cfg(all(test, libtorch_headers))]
 mod tests {
+    use std::sync::Barrier;
+
     use super::*;
 
     #[test]
@@ -215,22 +241,34 @@ mod tests {
             return;
         };
         let gpu = tch::Device::Cuda(0);
+        let both = Barrier::new(2);
         std::thread::scope(|scope| {
             let own = || {
                 assert!(current_stream(0).is_null(), "the default stream");
-                own_stream(gpu);
+                let stream = OwnStream::take(gpu);
                 let before = fake.synchronized();
                 synchronize(gpu).unwrap();
                 assert!(fake.synchronized() > before);
-                current_stream(0) as usize
+                let here = current_stream(0) as usize;
+                both.wait();
+                drop(stream);
+                assert!(current_stream(0).is_null());
+                here
             };
-            let [one, two] = [scope.spawn(own), scope.spawn(own)].map(|thread| thread.join().unwrap());
+            let threads = [scope.spawn(own), scope.spawn(own)];
+            let [one, two] = threads.map(|thread| thread.join().unwrap());
             assert!(one != 0 && two != 0 && one != two);
+            // Not one more for each thread that there ever was.
+            let later = scope.spawn(|| {
+                let _streams = [OwnStream::take(gpu), OwnStream::take(gpu)];
+                current_stream(0) as usize
+            });
+            assert!([one, two].contains(&later.join().unwrap()));
         });
         assert!(current_stream(0).is_null());
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                own_stream(gpu);
+                let _stream = OwnStream::take(gpu);
                 fake.lose(current_stream(0));
                 let error = synchronize(gpu).unwrap_err();
                 assert_eq!(error.kind(), crate::ErrorKind::Device, "{error}");

@@ -38,6 +38,8 @@ struct State {
     next_id: u64,
     epoch: u64,
     count: usize,
+    /// Callers that wait for a result.
+    waiting: usize,
 }
 
 impl<P: Picture> Flight<P> {
@@ -47,6 +49,7 @@ impl<P: Picture> Flight<P> {
                 next_id: 0,
                 epoch: 0,
                 count: 0,
+                waiting: 0,
             }),
             depth,
             results,
@@ -91,22 +94,30 @@ impl<P: Picture> Flight<P> {
     /// The next result; `None` when nothing is in flight or nothing has come in time.
     pub fn land(&self, wait: Wait, shared: &Shared) -> Result<Option<Output<P>>> {
         loop {
-            if self.count() == 0 {
+            let mut state = self.state();
+            if state.count == 0 {
                 return Ok(None);
             }
+            state.waiting += 1;
+            drop(state);
+            // `None` when nothing has come in time.
             let reply = match wait {
                 Wait::No => match self.results.try_recv() {
-                    Err(TryRecvError::Empty) => return Ok(None),
-                    reply => reply.ok(),
+                    Err(TryRecvError::Empty) => None,
+                    reply => Some(reply.ok()),
                 },
                 Wait::Until(deadline) => match self.results.recv_deadline(deadline) {
-                    Err(RecvTimeoutError::Timeout) => return Ok(None),
-                    reply => reply.ok(),
+                    Err(RecvTimeoutError::Timeout) => None,
+                    reply => Some(reply.ok()),
                 },
-                Wait::Forever => self.results.recv().ok(),
+                Wait::Forever => Some(self.results.recv().ok()),
+            };
+            let mut state = self.state();
+            state.waiting -= 1;
+            let Some(reply) = reply else {
+                return Ok(None);
             };
             let reply = reply.ok_or_else(|| shared.failure())?;
-            let mut state = self.state();
             if let Some(result) = reply.result.filter(|_| reply.epoch == state.epoch) {
                 state.count -= 1;
                 return result.map(Some);
@@ -122,11 +133,13 @@ impl<P: Picture> Flight<P> {
         shared.epoch.store(state.epoch, Ordering::Relaxed);
         while waiting.try_recv().is_ok() {}
         while self.results.try_recv().is_ok() {}
-        let epoch = state.epoch;
+        let (epoch, waiting) = (state.epoch, state.waiting);
         drop(state);
         if let Some(wake) = &*self.wake.lock().unwrap_or_else(|e| e.into_inner()) {
-            // Full means that there is something to wake up for.
-            let _ = wake.try_send(Reply { epoch, result: None });
+            for _ in 0..waiting {
+                // Full means that there is something to wake up for.
+                let _ = wake.try_send(Reply { epoch, result: None });
+            }
         }
         count
     }
@@ -153,6 +166,7 @@ mod tests {
         let (_, before) = flight.take_off().unwrap();
         assert!(is_wanted(before));
         assert_eq!(flight.discard(&waiting, &shared), 1);
+        assert_eq!(flight.results.len(), 0, "nobody has to be woken");
         let (_, after) = flight.take_off().unwrap();
         assert!(!is_wanted(before) && is_wanted(after));
     }

@@ -3,11 +3,13 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tch::Tensor;
 
 use super::pass::Forward;
 use super::worker::guarded;
+use crate::nn::copied;
 use crate::{Error, Result};
 
 /// Batches of more pixels are not recorded: their kernels take longer than asking for them, and a recording keeps its memory.
@@ -16,6 +18,9 @@ const MOST_PIXELS: i64 = 1 << 20;
 const MOST_SIZES: usize = 4;
 /// What a recording's output may differ by from the model's own, in both being in [-1, 1], before it is not trusted.
 const TOLERANCE: f64 = 1e-2;
+
+/// A recording has not come to its end; nothing in this process is recorded any more.
+static GIVEN_UP: AtomicBool = AtomicBool::new(false);
 
 /// Work of one thread on a device, which can be done again.
 pub(super) trait Recording: Send {
@@ -67,7 +72,7 @@ impl Recorder {
     fn run(&mut self, x: &Tensor) -> Tensor {
         let size = x.size();
         let pixels: i64 = [0, 2, 3].iter().map(|&axis| size[axis]).product();
-        if !self.trusted || pixels > MOST_PIXELS {
+        if !self.trusted || pixels > MOST_PIXELS || GIVEN_UP.load(Ordering::Relaxed) {
             return (self.forward)(x);
         }
         match self.sizes.get_mut(&size) {
@@ -102,17 +107,24 @@ impl Recorder {
     fn record(&self, x: &Tensor, expected: &Tensor) -> Result<Recorded> {
         let mut recording = (self.make)()
             .ok_or_else(|| Error::Worker("libtorch has no graphs that are known here".into()))?;
-        let input = x.f_detach_copy()?;
-        recording.begin()?;
-        let output = guarded(|| Ok((self.forward)(&input)));
-        // Also after an error, or nothing would ever be done again.
-        let ended = recording.end();
+        let input = copied(x)?;
+        let mut output = None;
+        let recorded = recording.begin().and_then(|()| {
+            output = Some(guarded(|| Ok((self.forward)(&input))));
+            // Also after an error, or nothing would ever be done again.
+            recording.end()
+        });
+        if let Err(error) = recorded {
+            // Libtorch's allocator may go on asking it which memory is its.
+            std::mem::forget(recording);
+            GIVEN_UP.store(true, Ordering::Relaxed);
+            return Err(error);
+        }
         let recorded = Recorded {
-            output: output?,
+            output: output.expect("it was begun")?,
             input,
             recording,
         };
-        ended?;
         recorded.recording.replay()?;
         match recorded.output.f_allclose(expected, TOLERANCE, TOLERANCE, true)? {
             true => Ok(recorded),
@@ -126,7 +138,7 @@ impl Recorded {
         self.input.f_copy_(x)?;
         self.recording.replay()?;
         // The next one is written to the same place.
-        Ok(self.output.f_detach_copy()?)
+        copied(&self.output)
     }
 }
 
@@ -203,7 +215,7 @@ mod cuda {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
-    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use tch::{Device, Kind};
 
@@ -306,6 +318,47 @@ mod tests {
         let failing = recorded(model(|| RECORDS.load(Ordering::Relaxed)), right);
         assert_eq!(calls(&failing, 8, 9), 10);
         assert_eq!(ENDED.load(Ordering::Relaxed), before + 1, "it has been ended");
+    }
+
+    /// It doubles, and does not come to its end.
+    struct Endless(Fake);
+
+    static DROPPED: AtomicUsize = AtomicUsize::new(0);
+
+    impl Drop for Endless {
+        fn drop(&mut self) {
+            DROPPED.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Recording for Endless {
+        fn begin(&mut self) -> Result<()> {
+            self.0.begin()
+        }
+
+        fn end(&mut self) -> Result<()> {
+            self.0.end()?;
+            Err(Error::Worker("the capture was invalidated".into()))
+        }
+
+        fn replay(&self) -> Result<()> {
+            self.0.replay()
+        }
+    }
+
+    #[test]
+    fn after_a_recording_without_an_end_nothing_is_recorded_and_it_stays() {
+        let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
+        let endless = || -> Option<Box<dyn Recording>> {
+            let (factor, work) = (2.0, None);
+            Some(Box::new(Endless(Fake { factor, work })))
+        };
+        let forward = recorded(model(|| false), endless);
+        assert_eq!(calls(&forward, 8, 9), 10);
+        assert_eq!(calls(&recorded(model(|| false), right), 8, 9), 9, "nor by others");
+        drop(forward);
+        assert_eq!(DROPPED.load(Ordering::Relaxed), 0);
+        GIVEN_UP.store(false, Ordering::Relaxed);
     }
 
     #[cfg(libtorch_headers)]

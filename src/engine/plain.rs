@@ -34,8 +34,8 @@ pub(super) fn on_gpu(device: Device, format: PixelFormat) -> Option<&'static Fra
     }
     let agree = match guarded(|| agree(kernels, device, format)) {
         Ok(agree) => agree,
-        // There may be memory the next time; a device that is lost will say so again.
-        Err(error) if matches!(error.kind(), ErrorKind::NoMemory | ErrorKind::Device) => return None,
+        // There may be memory the next time.
+        Err(error) if error.kind() == ErrorKind::NoMemory => return None,
         Err(error) => {
             tracing::warn!("kernels for frames cannot be used: {error}");
             false

@@ -1,5 +1,6 @@
 //! One frame through the model: pixels, γ, tiles, strength, pixels.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::budget::Budget;
@@ -9,12 +10,12 @@ use super::source::Source;
 use super::tiled::{Joined, TiledPass};
 use super::{Arriving, EngineConfig, EngineInfo, FromFrame, Picture, StageTimes};
 use crate::Result;
-use crate::device::{self, Precision};
+use crate::device::{self, OwnStream, Precision};
 use crate::frame::Frame;
 use crate::memory;
 use crate::model::Arithmetic;
-use crate::nn::{FrameKernels, on_own_threads};
-use crate::weights::{load_config, shared_model};
+use crate::nn::{FrameKernels, on_one_thread, on_own_threads};
+use crate::weights::{SharedModel, load_config, shared_model};
 
 /// A loaded model and what it needs to restore frames of any size.
 pub(super) struct Restorer<P> {
@@ -30,6 +31,10 @@ pub(super) struct Restorer<P> {
     free_since: Instant,
     /// Kernels for plain frames.
     kernels: plain::Find,
+    /// For engines that start while this one is there.
+    _shared: Arc<SharedModel>,
+    /// Goes last, when nothing is left to do there.
+    _stream: Option<OwnStream>,
 }
 
 /// Works where the model's layers find the threads that they bring, or here.
@@ -111,8 +116,20 @@ impl<P: Picture> Restorer<P> {
             device::exact_float32();
         }
         memory::keep_freed(torch_device);
-        device::own_stream(torch_device);
-        let shared = shared_model(&config.model, torch_device, arithmetic.kind)?;
+        if !arithmetic.fused {
+            // A convolution of libtorch's settles whether this process has GPUs, and a later engine may want one.
+            device::find_gpus();
+        }
+        let stream = OwnStream::take(torch_device);
+        let load = || {
+            let _no_grad = tch::no_grad_guard();
+            shared_model(&config.model, torch_device, arithmetic.kind)
+        };
+        let shared = match arithmetic.fused {
+            // Its many short operations are sooner done by one thread.
+            true => on_one_thread(load)?,
+            false => load()?,
+        };
         // Asked for until somebody has seen them on a GPU.
         let graphs =
             torch_device.is_cuda() && std::env::var_os("OSDD_CUDA_GRAPHS").is_some_and(|value| value == "1");
@@ -144,6 +161,8 @@ impl<P: Picture> Restorer<P> {
             reuses: config.reuse_threshold > 0.0,
             free_since: Instant::now(),
             kernels: plain::on_gpu,
+            _shared: shared,
+            _stream: stream,
         })
     }
 
@@ -339,6 +358,17 @@ mod tests {
         assert_eq!(FOUND.load(Ordering::Relaxed), 2);
         restored(emulated, 1.0, 0.3);
         assert_eq!(FOUND.load(Ordering::Relaxed), 2, "not where tiles may be skipped");
+    }
+
+    #[test]
+    fn engines_share_what_they_have_loaded() {
+        let config = EngineConfig {
+            device: Device::Cpu,
+            ..EngineConfig::default()
+        };
+        let one = Restorer::<Frame>::new(&config).unwrap();
+        let two = Restorer::<Frame>::new(&config).unwrap();
+        assert!(Arc::ptr_eq(&one._shared, &two._shared));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::{EngineConfig, StageTimes};
 use crate::Result;
 use crate::device::{self, fetch};
 use crate::memory;
-use crate::nn::TilePlaces;
+use crate::nn::{TilePlaces, channels_last, copied};
 use crate::tile::{Tile, TileGrid, reflect};
 
 /// Cuts frames into tiles, runs them in batches and joins the results; remembers the geometry of the last size.
@@ -263,9 +263,14 @@ impl Plan {
             false => padded.f_zeros_like()?,
         };
         if let Some(reuse) = reuse {
+            // If this does not come to its end, there is none.
+            reuse.forget_frame();
             let anew = |i: usize| blurred.binary_search(&i).is_ok() || sharp.binary_search(&i).is_ok();
             for i in (0..tiles.len()).filter(|&i| !anew(i)) {
-                blend.add(&joined, &tiles[i], reuse.output(i))?;
+                match alone {
+                    true => joined = reuse.output(i).shallow_clone(),
+                    false => blend.add(&joined, &tiles[i], reuse.output(i))?,
+                }
             }
         }
         for &i in sharp {
@@ -274,14 +279,13 @@ impl Plan {
                 blend.add(&joined, &tiles[i], &output)?;
             }
             if let Some(reuse) = reuse {
-                reuse.keep(i, padded, &tiles[i], output.f_detach_copy()?)?;
+                reuse.keep(i, padded, &tiles[i], channels_last(&output))?;
             }
         }
         self.passing = true;
         for (done, group) in blurred.chunks(cut.batch).enumerate() {
             if !wanted() {
                 if let Some(reuse) = reuse {
-                    reuse.forget_frame();
                     blurred[done * cut.batch..].iter().for_each(|&i| reuse.forget(i));
                 }
                 self.passing = false;
@@ -308,6 +312,8 @@ impl Plan {
                     false => blend.add(&joined, &tiles[i], &output)?,
                 }
                 if let Some(reuse) = reuse {
+                    // A part would keep the whole batch.
+                    let output = if group.len() > 1 { copied(&output)? } else { output };
                     reuse.keep(i, padded, &tiles[i], output)?;
                 }
             }
@@ -342,6 +348,7 @@ pub(super) fn cut_out(frame: &Tensor, tile: &Tile) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::pixels::is_plain;
     use super::*;
 
     /// A frame that is wanted to its end.
@@ -493,6 +500,38 @@ mod tests {
             assert_eq!(run(&moved, 0.5).0, 0);
         }
         assert_eq!(run(&moved, 0.5).0, 3, "nothing is shown for ever");
+    }
+
+    #[test]
+    fn a_frame_that_was_lost_is_joined_again_of_what_is_kept() {
+        for width in [64, 160] {
+            let config = EngineConfig {
+                tile_size: Some(64),
+                tile_overlap: Some(0),
+                tile_batch: 4,
+                reuse_threshold: 2.0,
+                ..EngineConfig::default()
+            };
+            let mut pass = TiledPass::new(&config, true, 8, Device::Cpu, None);
+            let image =
+                crate::nn::channels_last(&Tensor::rand([1, 3, 64, width], (Kind::Float, Device::Cpu)));
+            let before = image.copy();
+            let model = || -> Result<Forward> { Ok(Box::new(|x| x * 0.5)) };
+            let first = run(&mut pass, &image, &model).unwrap();
+            let plan = pass.plan.as_mut().unwrap();
+            let reuse = plan.reuse.as_mut().unwrap();
+            // Each tile by itself: as parts of a batch they would follow one another without a gap.
+            let places: Vec<usize> = (0..plan.tiles.len())
+                .map(|i| reuse.output(i).data_ptr() as usize)
+                .collect();
+            let bytes = 4 * reuse.output(0).numel();
+            assert!(places.windows(2).all(|pair| pair[1] != pair[0] + bytes));
+            assert!(is_plain(reuse.output(0)));
+            reuse.forget_frame();
+            let again = run(&mut pass, &image, &model).unwrap();
+            assert_eq!((again.tiles, again.image), (0, first.image), "{width}");
+            assert_eq!(image, before, "{width}");
+        }
     }
 
     #[test]

@@ -190,7 +190,7 @@ impl<P: Picture> Worker<'_, P> {
                 Err(error) if error.kind() == ErrorKind::NoMemory && !last => {
                     tracing::debug!("once more after: {error}");
                     if self.begun.is_empty() {
-                        last = !restorer.shrink();
+                        last = !guarded(|| Ok(restorer.shrink())).unwrap_or(false);
                     } else {
                         self.finish_all()?;
                     }

@@ -38,6 +38,16 @@ pub fn channels_last(x: &Tensor) -> Tensor {
     x.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
 }
 
+/// A copy in the same order in memory, without gaps.
+///
+/// # Errors
+/// Too little memory.
+pub(crate) fn copied(x: &Tensor) -> Result<Tensor> {
+    let mut copy = x.f_empty_like()?;
+    copy.f_copy_(x)?;
+    Ok(copy)
+}
+
 /// A weight as one row of numbers in the order in which kernels read it: channels-last for convolutions.
 pub(crate) fn memory_order(weight: &Tensor) -> Tensor {
     match weight.dim() {

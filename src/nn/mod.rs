@@ -18,10 +18,12 @@ mod sample;
 mod transformer;
 
 pub use attention::{Attention, AttnBlock};
+pub(crate) use basic::copied;
 pub use basic::{Linear, channels_last};
 pub(crate) use basic::{from_memory_order, memory_order};
 pub use block::{Block2D, BlockKind, BlockShape};
 pub use conv::Conv2d;
+pub(crate) use cpu::on_one_thread;
 pub use cpu::{Products, on_own_threads};
 pub(crate) use cpu::{by_rows, lanes as cpu_lanes};
 pub(crate) use cuda::{FrameKernels, TilePlaces};

@@ -15,4 +15,4 @@ pub(crate) use file::take_exactly;
 pub use file::{Weights, load_safetensors, save_safetensors};
 pub use merge::{EndPoints, Keep, Merged};
 pub use preset::{ModelInfo, identity, installed_models, load_config, load_model};
-pub(crate) use shared::shared_model;
+pub(crate) use shared::{SharedModel, shared_model};

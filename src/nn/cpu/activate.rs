@@ -24,6 +24,7 @@ pub(super) fn normalise<S: Simd>(simd: S, input: &[f32], eps: f32, output: &mut 
     unsafe {
         match width / S::F32_LANES {
             2 => normalise_pixels::<S, 2>(simd, input, eps, output, width, pixels),
+            4 => normalise_pixels::<S, 4>(simd, input, eps, output, width, pixels),
             _ => normalise_pixels::<S, 0>(simd, input, eps, output, width, pixels),
         }
     }

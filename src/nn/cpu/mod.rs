@@ -16,6 +16,7 @@ pub(super) use activate::Activation;
 pub(super) use conv::{Arrangement, ConvWeights, Input, Kernel};
 pub(super) use gated::{GatedLayers, GatedWeights};
 pub use panels::Products;
+pub(crate) use pool::on_one_thread;
 pub use pool::on_own_threads;
 use pulp::{Arch, Simd, WithSimd};
 pub(crate) use rows::by_rows;

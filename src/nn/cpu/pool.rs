@@ -39,11 +39,23 @@ static TURN: Mutex<()> = Mutex::new(());
 /// Where `work` does.
 pub fn on_own_threads<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     match &*POOL {
-        Some(pool) if pool.current_thread_index().is_none() => {
+        // On a thread of other people's, too, it stays: while that waited here, it could take up work that wants the turn.
+        Some(pool) if rayon::current_thread_index().is_none() => {
             let _turn = TURN.lock().unwrap_or_else(|e| e.into_inner());
             pool.install(work)
         }
         _ => work(),
+    }
+}
+
+/// Runs `work` on one of these threads, beside what they do for others, as [`on_own_threads`] does. It must not spread over them.
+///
+/// # Panics
+/// Where `work` does.
+pub fn on_one_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    match &*POOL {
+        Some(pool) => pool.install(work),
+        None => work(),
     }
 }
 
