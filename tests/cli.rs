@@ -259,6 +259,86 @@ fn transparency_and_gray_are_kept() {
     let text = fails(&folder, "deblur a.png -o c.jpg", 1);
     assert!(text.contains("transparency"), "{text}");
     assert_eq!(names(folder.path()), ["a.png", "b.png", "out"]);
+    // Nothing to be seen through.
+    let opaque = DynamicImage::from(rgba).to_rgb8();
+    let opaque = DynamicImage::from(opaque).to_rgba8();
+    opaque.save(folder.path().join("opaque.png")).unwrap();
+    succeeds(&folder, "deblur opaque.png -o c.jpg");
+    assert_eq!(open(&folder, "c.jpg").color(), image::ColorType::Rgb8);
+}
+
+/// A gray TIFF of 8x8 pixels a page, little-endian, with a profile of type "undefined".
+fn tiff(pages: u32) -> Vec<u8> {
+    let mut profile = vec![0; 128];
+    profile[16..20].copy_from_slice(b"GRAY");
+    let mut file = b"II*\0".to_vec();
+    file.extend(200_u32.to_le_bytes());
+    file.resize(8 + 64, 90);
+    file.extend(profile);
+    for page in 0..pages {
+        let entries: [(u16, u16, u32, u32); 9] = [
+            (256, 3, 1, 8),
+            (257, 3, 1, 8),
+            (258, 3, 1, 8),
+            (259, 3, 1, 1),
+            (262, 3, 1, 1),
+            (273, 4, 1, 8),
+            (278, 3, 1, 8),
+            (279, 4, 1, 64),
+            (34675, 7, 128, 72),
+        ];
+        file.extend(9_u16.to_le_bytes());
+        for (tag, kind, count, value) in entries {
+            file.extend([tag.to_le_bytes(), kind.to_le_bytes()].concat());
+            file.extend([count.to_le_bytes(), value.to_le_bytes()].concat());
+        }
+        let next = file.len() as u32 + 4;
+        file.extend(if page + 1 < pages { next } else { 0 }.to_le_bytes());
+    }
+    file
+}
+
+#[test]
+fn a_tiff_keeps_its_profile_and_is_one_page() {
+    let folder = folder();
+    fs::write(folder.path().join("a.tif"), tiff(1)).unwrap();
+    succeeds(&folder, "deblur a.tif -o b.tif");
+    succeeds(&folder, "deblur b.tif -o b.png");
+    let reader = image::ImageReader::open(folder.path().join("b.png")).unwrap();
+    let mut decoder = reader.into_decoder().unwrap();
+    let profile = image::ImageDecoder::icc_profile(&mut decoder).unwrap();
+    assert_eq!(profile.map(|profile| profile.len()), Some(128));
+    fs::write(folder.path().join("c.tif"), tiff(2)).unwrap();
+    let text = fails(&folder, "deblur c.tif -o d.tif", 1);
+    assert!(text.contains("several pages"), "{text}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_in_a_folder_is_not_waited_for() {
+    let folder = folder();
+    fs::create_dir(folder.path().join("in")).unwrap();
+    checkers(20, 20).save(folder.path().join("in/a.png")).unwrap();
+    let made = Command::new("mkfifo").arg(folder.path().join("in/pipe")).status();
+    assert!(made.unwrap().success());
+    succeeds(&folder, "deblur in -o out");
+    assert_eq!(names(&folder.path().join("out")), ["a.png"]);
+}
+
+#[test]
+fn nobody_has_to_listen_to_warnings() {
+    let folder = folder();
+    checkers(20, 20).save(folder.path().join("a.png")).unwrap();
+    fs::write(folder.path().join("b.png"), "broken").unwrap();
+    let mut osdd = Command::new(env!("CARGO_BIN_EXE_osdd"))
+        .args(["deblur", "a.png", "b.png", "-o", "out"])
+        .current_dir(folder.path())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(osdd.stderr.take());
+    assert_eq!(osdd.wait().unwrap().code(), Some(1));
+    assert_eq!(names(&folder.path().join("out")), ["a.png"]);
 }
 
 #[test]

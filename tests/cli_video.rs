@@ -348,6 +348,25 @@ fn a_video_that_is_to_be_turned_comes_out_upright() {
 }
 
 #[test]
+fn an_odd_size_stays() {
+    let folder = folder();
+    let video = VIDEO
+        .replace("width=64", "width=61")
+        .replace("height=48", "height=47");
+    play(&launch(
+        &folder,
+        &format!("{video} ! vp8enc deadline=1 ! matroskamux ! filesink location=@in.mkv"),
+    ));
+    succeeds(&folder, "deblur in.mkv -o out.mp4");
+    let video = &streams(&folder, "out.mp4")["video/x-h264"];
+    assert_eq!(video.times.len(), 10);
+    assert_eq!(
+        (video.field::<i32>("width"), video.field::<i32>("height")),
+        (Some(61), Some(47))
+    );
+}
+
+#[test]
 fn ten_bits_and_full_colour_survive() {
     let folder = folder();
     let video = VIDEO.replace("I420", "Y444_10LE");

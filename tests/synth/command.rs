@@ -122,6 +122,28 @@ fn the_same_seed_gives_the_same_files_on_any_number_of_threads_and_after_an_inte
 }
 
 #[test]
+fn what_cannot_be_replaced_stays() {
+    let folder = scene();
+    succeeds(&folder, &format!("{RANDOM} --count 3 --out b"));
+    let count = || fs::read_dir(folder.path().join("b/sharp")).unwrap().count();
+    fails(&folder, "synth --images nowhere --crop 96 --out b --force", 1);
+    assert_eq!(count(), 3);
+    let refused = fails(&folder, "synth --images b/sharp --crop 64 --out b --force", 1);
+    assert!(refused.contains("choose another --out"), "{refused}");
+    assert_eq!(count(), 3);
+}
+
+#[test]
+fn what_is_no_clip_is_an_error() {
+    let folder = scene();
+    for (name, content) in [("notes.mp4", "no video"), ("empty.mp4", "")] {
+        fs::write(folder.path().join(name), content).unwrap();
+        let refused = fails(&folder, &format!("synth --clips {name} --crop 64 --out c"), 1);
+        assert!(refused.contains(name), "{refused}");
+    }
+}
+
+#[test]
 fn pairs_can_be_trained_on_and_come_with_what_made_them() {
     let folder = scene();
     let kinds = "trajectory,rotation,layered,defocus,clip,sharp";

@@ -33,7 +33,15 @@ pub(crate) fn deblur(
     compare: Compare,
 ) -> Result<(), Step> {
     interrupt::check().map_err(|stop| Step::Engine(stop.into()))?;
-    let (frame, origin) = picture::read(input).map_err(Step::File)?;
+    // Labels are to be read, and the border to stand.
+    let upright = compare != Compare::Off;
+    let (frame, origin) = picture::read(input, upright).map_err(Step::File)?;
+    let cannot_write = || format!("cannot write {}", output.display());
+    origin
+        .check(&frame, format)
+        .with_context(cannot_write)
+        .map_err(Step::File)?;
+    let file = PendingFile::create(output).map_err(Step::File)?;
     let result = run(engine, frame)
         .with_context(|| format!("cannot deblur {}", input.display()))
         .map_err(Step::Engine)?;
@@ -54,10 +62,9 @@ pub(crate) fn deblur(
             label(&mut frame, border);
         }
     }
-    let file = PendingFile::create(output).map_err(Step::File)?;
     origin
         .write(frame, file.temporary(), format)
-        .with_context(|| format!("cannot write {}", output.display()))
+        .with_context(cannot_write)
         .and_then(|()| file.commit())
         .map_err(Step::File)
 }

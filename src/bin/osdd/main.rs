@@ -18,6 +18,7 @@ mod plan;
 mod progress;
 mod report;
 mod synth;
+mod tiff;
 mod train;
 mod video;
 

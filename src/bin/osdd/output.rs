@@ -3,6 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -21,9 +22,18 @@ pub(crate) fn remove_all_pending() {
     }
 }
 
+/// Bytes of a name, of 255 that file systems allow, to which a temporary's can be added.
+const LONG_NAME: usize = 200;
+
 fn temporary_name(name: &OsStr, process: u32) -> OsString {
     let mut temporary = OsString::from(".");
-    temporary.push(name);
+    if name.len() <= LONG_NAME {
+        temporary.push(name);
+    } else {
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        temporary.push(format!("{:016x}", hasher.finish()));
+    }
     temporary.push(format!(".{process}.part"));
     temporary
 }
@@ -127,6 +137,18 @@ mod tests {
         drop(abandoned);
         let left: Vec<_> = fs::read_dir(folder.path().join("new")).unwrap().collect();
         assert_eq!(left.len(), 1);
+    }
+
+    #[test]
+    fn the_longest_names_have_temporaries_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = ["a", "b"].map(|end| folder.path().join("n".repeat(254) + end));
+        let files = paths.each_ref().map(|path| PendingFile::create(path).unwrap());
+        assert_ne!(files[0].temporary(), files[1].temporary());
+        for file in files {
+            file.commit().unwrap();
+        }
+        assert!(paths.iter().all(|path| path.exists()));
     }
 
     #[cfg(target_os = "linux")]

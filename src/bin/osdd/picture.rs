@@ -2,7 +2,7 @@
 //! gray, colour profile, orientation.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufReader, BufWriter, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -15,7 +15,7 @@ use image::metadata::Orientation;
 use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageEncoder, ImageFormat, Limits};
 use osdd::frame::{Frame, PixelFormat};
 
-use crate::report;
+use crate::{report, tiff};
 
 const JPEG_QUALITY: u8 = 95;
 /// A panorama of 300 megapixels with 16 bits fits; a decompression bomb does not.
@@ -39,11 +39,16 @@ pub(crate) struct Origin {
     orientation: Orientation,
 }
 
+/// A picture as it lies in its file, or turned as it is to be seen.
+///
 /// # Errors
 /// The file cannot be read or decoded, or holds more than one still picture.
-pub(crate) fn read(path: &Path) -> Result<(Frame, Origin)> {
+pub(crate) fn read(path: &Path, upright: bool) -> Result<(Frame, Origin)> {
     decode(path)
-        .and_then(|(image, origin)| {
+        .and_then(|(mut image, mut origin)| {
+            if upright {
+                origin.turn(&mut image);
+            }
             if origin.format == ImageFormat::Jpeg && is_cut_short(&std::fs::read(path)?) {
                 report::warning(format_args!(
                     "{} is cut short: the lower part of the picture is missing",
@@ -55,26 +60,56 @@ pub(crate) fn read(path: &Path) -> Result<(Frame, Origin)> {
         .with_context(|| format!("cannot read {}", path.display()))
 }
 
+/// What a JPEG segment holds behind EXIF's six letters.
+const JPEG_EXIF_BYTES: usize = 65_527;
+/// A WebP picture's side.
+const WEBP_SIDE: usize = 16_383;
+
 impl Origin {
+    /// Whether `format` holds a frame.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self, frame: &Frame, format: ImageFormat) -> Result<()> {
+        match format {
+            ImageFormat::Jpeg => ensure!(
+                is_opaque(frame),
+                "JPEG holds no transparency; choose png, webp or tiff"
+            ),
+            ImageFormat::WebP => ensure!(
+                frame.width.max(frame.height) <= WEBP_SIDE,
+                "WebP holds at most {WEBP_SIDE} pixels a side; choose png or tiff"
+            ),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Turns a picture as it is to be seen, and says so no more.
+    fn turn(&mut self, image: &mut DynamicImage) {
+        image.apply_orientation(self.orientation);
+        self.orientation = Orientation::NoTransforms;
+        if let Some(exif) = &mut self.exif {
+            let _ = Orientation::remove_from_exif_chunk(exif);
+        }
+    }
+
     /// Encodes `frame` into `path`, whatever its extension, as `format`.
     ///
     /// # Errors
     /// The format cannot hold the picture, or the file cannot be written.
-    pub fn write(self, frame: Frame, path: &Path, format: ImageFormat) -> Result<()> {
-        let alpha = matches!(frame.format, PixelFormat::Rgba8 | PixelFormat::Rgba16);
-        ensure!(
-            !(alpha && format == ImageFormat::Jpeg),
-            "JPEG holds no transparency; choose png, webp or tiff"
-        );
+    pub fn write(mut self, frame: Frame, path: &Path, format: ImageFormat) -> Result<()> {
+        self.check(&frame, format)?;
         let mut image = adapt(from_frame(frame, self.gray)?, format);
-        let mut exif = self.exif;
         // The same format can say again how the picture is to be turned; another might not, so the pixels turn.
         let keeps_exif = matches!(format, ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP);
-        if !(keeps_exif && exif.is_some() && format == self.format) {
-            image.apply_orientation(self.orientation);
-            if let Some(exif) = &mut exif {
-                let _ = Orientation::remove_from_exif_chunk(exif);
-            }
+        if !(keeps_exif && self.exif.is_some() && format == self.format) {
+            self.turn(&mut image);
+        }
+        let mut exif = self.exif;
+        if format == ImageFormat::Jpeg && exif.as_ref().is_some_and(|exif| exif.len() > JPEG_EXIF_BYTES) {
+            report::warning("JPEG holds 64 KB of EXIF, and this is more: it is left out");
+            exif = None;
         }
         let icc_profile = self.icc_profile.filter(|profile| profile_fits(profile, &image));
         let mut file = BufWriter::new(File::create(path)?);
@@ -100,6 +135,21 @@ impl Origin {
         }
         file.flush()?;
         Ok(())
+    }
+}
+
+/// Whether nothing can be seen through a frame.
+fn is_opaque(frame: &Frame) -> bool {
+    let opaque = |pixel: usize, sample: usize| {
+        let pixels = frame.data.chunks_exact(pixel);
+        pixels
+            .into_iter()
+            .all(|pixel| pixel.ends_with(&[0xff, 0xff][..sample]))
+    };
+    match frame.format {
+        PixelFormat::Rgb8 | PixelFormat::Rgb16 => true,
+        PixelFormat::Rgba8 => opaque(4, 1),
+        PixelFormat::Rgba16 => opaque(8, 2),
     }
 }
 
@@ -155,7 +205,13 @@ fn decode(path: &Path) -> Result<(DynamicImage, Origin)> {
             finish(decoder, format, limits)
         }
         ImageFormat::Jpeg => finish(JpegDecoder::new(file)?, format, limits),
-        ImageFormat::Tiff => finish(TiffDecoder::new(file)?, format, limits),
+        ImageFormat::Tiff => {
+            let tags = tiff::tags(BufReader::new(File::open(path)?)).unwrap_or_default();
+            ensure!(!tags.has_more_pages, "it has several pages; split it first");
+            let (image, mut origin) = finish(TiffDecoder::new(file)?, format, limits)?;
+            origin.icc_profile = tags.icc_profile;
+            Ok((image, origin))
+        }
         ImageFormat::Bmp => finish(BmpDecoder::new(file)?, format, limits),
         other => bail!("{other:?} images are not supported"),
     }
@@ -240,6 +296,8 @@ pub(crate) fn from_frame(frame: Frame, gray: bool) -> Result<DynamicImage> {
 fn adapt(image: DynamicImage, format: ImageFormat) -> DynamicImage {
     let image = match format {
         ImageFormat::Png | ImageFormat::Tiff => image,
+        ImageFormat::Jpeg if image.color().has_color() => image.into_rgb8().into(),
+        ImageFormat::Jpeg => image.into_luma8().into(),
         _ => match image {
             DynamicImage::ImageLuma16(_) => image.into_luma8().into(),
             DynamicImage::ImageLumaA16(_) => image.into_luma_alpha8().into(),
@@ -342,10 +400,10 @@ mod tests {
             };
             origin.write(to_frame(&image).unwrap(), &from, source).unwrap();
             for target in [Png, Jpeg, WebP, Tiff, Bmp] {
-                let (frame, origin) = read(&from).unwrap();
+                let (frame, origin) = read(&from, false).unwrap();
                 assert_eq!(origin.orientation, Orientation::Rotate90, "{source:?}");
                 origin.write(frame, &to, target).unwrap();
-                let (frame, origin) = read(&to).unwrap();
+                let (frame, origin) = read(&to, false).unwrap();
                 let kept = (8, Orientation::Rotate90);
                 let applied = (4, Orientation::NoTransforms);
                 let expected = if source == target { kept } else { applied };
@@ -356,6 +414,55 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_comparison_is_upright() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("from.jpg");
+        let origin = Origin {
+            gray: false,
+            format: ImageFormat::Jpeg,
+            icc_profile: None,
+            exif: Some(exif(6)),
+            orientation: Orientation::Rotate90,
+        };
+        let frame = to_frame(&ramp(8, 4)).unwrap();
+        origin.write(frame, &path, ImageFormat::Jpeg).unwrap();
+        let (frame, origin) = read(&path, true).unwrap();
+        assert_eq!((frame.width, frame.height), (4, 8));
+        origin.write(frame, &path, ImageFormat::Jpeg).unwrap();
+        let (frame, origin) = read(&path, false).unwrap();
+        assert_eq!((frame.width, origin.orientation), (4, Orientation::NoTransforms));
+    }
+
+    #[test]
+    fn a_jpeg_takes_what_is_opaque_and_as_much_exif_as_it_holds() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("to.jpg");
+        let origin = |exif| Origin {
+            gray: false,
+            format: ImageFormat::Png,
+            icc_profile: None,
+            exif,
+            orientation: Orientation::NoTransforms,
+        };
+        let rgba: DynamicImage = ramp(8, 4).to_rgba8().into();
+        let mut frame = to_frame(&rgba).unwrap();
+        for length in [JPEG_EXIF_BYTES, JPEG_EXIF_BYTES + 1] {
+            let mut chunk = exif(1);
+            chunk.resize(length, 0);
+            origin(Some(chunk))
+                .write(frame.clone(), &path, ImageFormat::Jpeg)
+                .unwrap();
+            let (read, origin) = read(&path, false).unwrap();
+            assert_eq!(read.width, 8);
+            assert_eq!(origin.exif.is_some(), length == JPEG_EXIF_BYTES);
+        }
+        frame.data[7] = 254;
+        let error = origin(None).check(&frame, ImageFormat::Jpeg).unwrap_err();
+        assert!(error.to_string().contains("transparency"));
+        assert!(origin(None).check(&frame, ImageFormat::WebP).is_ok());
     }
 
     #[test]

@@ -212,9 +212,14 @@ impl Plan {
 /// By content first, then by name: a damaged photo shall be reported as a damaged photo.
 fn identify(path: &Path) -> Result<Media> {
     let mut head = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(64).read_to_end(&mut head))
-        .with_context(|| format!("cannot read {}", path.display()))?;
+    let read = |head: &mut Vec<u8>| {
+        // Opening a pipe waits for who writes to it.
+        if !std::fs::metadata(path)?.is_file() {
+            return Ok(());
+        }
+        File::open(path)?.take(64).read_to_end(head).map(|_| ())
+    };
+    read(&mut head).with_context(|| format!("cannot read {}", path.display()))?;
     let extension = extension(path);
     let named_video = VIDEO_EXTENSIONS.contains(&extension.as_str());
     Ok(match image::guess_format(&head) {

@@ -35,18 +35,23 @@ pub(crate) fn one_line(error: &anyhow::Error) -> String {
 }
 
 pub(crate) fn error(error: &anyhow::Error) {
-    eprintln!("error: {}", one_line(error));
+    tell(format_args!("error: {}", one_line(error)));
+}
+
+/// A reader of standard error that has gone is no reason to stop.
+fn tell(line: std::fmt::Arguments) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
 /// Something is not as the user may expect, and the work goes on.
 pub(crate) fn warning(text: impl std::fmt::Display) {
-    eprintln!("warning: {text}");
+    tell(format_args!("warning: {text}"));
 }
 
 /// Worth knowing, silenced by `--quiet`.
 pub(crate) fn note(text: impl std::fmt::Display) {
     if !quiet() {
-        eprintln!("{text}");
+        tell(format_args!("{text}"));
     }
 }
 

@@ -103,13 +103,17 @@ pub(crate) fn run(args: SynthArgs) -> Result<()> {
     if args.images.is_empty() && args.clips.is_empty() {
         bail!(Usage("give --images, --clips, or both".to_owned()));
     }
-    prepare(out, &settings, &args)?;
+    let begun = begun(out, &settings, &args)?;
     let mut sources = read_sources(&args)?;
     let skipped = leave_out_small(&mut sources, &settings);
     settings.mix.check_sources(&sources)?;
     let jobs = jobs::list(&sources, &settings);
     if jobs.is_empty() {
         bail!("nothing to make: no image or clip is large and long enough");
+    }
+    if begun && args.force {
+        let photos = sources.photos.iter().filter_map(|picture| picture.path());
+        pairs::remove(out, photos.chain(args.clips.iter().map(PathBuf::as_path)))?;
     }
     let mut manifest = Manifest {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -138,18 +142,15 @@ pub(crate) fn run(args: SynthArgs) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a folder with something in it, unless that is to be replaced, or is a run with the same settings to go on with.
-fn prepare(out: &Path, settings: &Settings, args: &SynthArgs) -> Result<()> {
+/// Whether there is something in the folder. Refuses it unless that is to be replaced, or is a run with the same settings to go on with.
+fn begun(out: &Path, settings: &Settings, args: &SynthArgs) -> Result<bool> {
     let entries = match fs::read_dir(out) {
         Ok(mut entries) => entries.next().is_some(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", out.display())),
     };
-    if !entries {
-        return Ok(());
-    }
-    if args.force {
-        return pairs::remove(out);
+    if !entries || args.force {
+        return Ok(entries);
     }
     if !args.resume {
         bail!(
@@ -169,7 +170,7 @@ fn prepare(out: &Path, settings: &Settings, args: &SynthArgs) -> Result<()> {
             fields.join(", ")
         );
     }
-    Ok(())
+    Ok(true)
 }
 
 fn read_sources(args: &SynthArgs) -> Result<Sources> {

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use image::{GrayImage, ImageFormat, RgbImage};
 use osdd::data::{LocalKernel, Sample, Sources};
 use rayon::prelude::*;
@@ -151,8 +151,17 @@ fn picture(kernels: &[LocalKernel]) -> GrayImage {
 /// Removes the pairs of an earlier run, and nothing else.
 ///
 /// # Errors
-/// A file cannot be removed.
-pub(super) fn remove(out: &Path) -> Result<()> {
+/// New ones are to be made from something in their folders; a file cannot be removed.
+pub(super) fn remove<'a>(out: &Path, mut sources: impl Iterator<Item = &'a Path>) -> Result<()> {
+    let real = |path: &Path| fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let folders = FOLDERS.map(|folder| real(&out.join(folder)));
+    if let Some(source) = sources.find(|source| folders.iter().any(|folder| real(source).starts_with(folder)))
+    {
+        bail!(
+            "{} is in the folder whose pairs are to be replaced; choose another --out",
+            source.display()
+        );
+    }
     for folder in FOLDERS {
         let Ok(entries) = fs::read_dir(out.join(folder)) else {
             continue;

@@ -138,7 +138,7 @@ pub(crate) fn run(args: TrainArgs) -> anyhow::Result<()> {
     go_on(&mut trainer, &checkpoint, args.resume)?;
     let mut log = Log::open(&args.out, total, trainer.iteration())?;
     let (mut saved, mut scored) = (Instant::now(), Instant::now());
-    let minutes = |n: f64| Duration::from_secs_f64(n.max(0.0) * 60.0);
+    let minutes = |n: f64| Duration::try_from_secs_f64(n.max(0.0) * 60.0).unwrap_or(Duration::MAX);
     let mut interrupted = false;
     trainer.run(data_threads(&args), &mut |trainer, progress| {
         log.step(progress);

@@ -123,7 +123,14 @@ impl BranchBuilder<'_> {
                 gst::PadProbeReturn::Ok
             });
         }
-        chain.extend([deblur.clone(), after, encoder.clone()]);
+        chain.extend([deblur.clone(), after]);
+        if container != Container::WebM && self.is_odd() {
+            // x264 has no half pixels of colour.
+            let full = element::make("capsfilter")?;
+            full.set_property_from_str("caps", "video/x-raw,format={Y444,Y444_10LE}");
+            chain.push(full);
+        }
+        chain.push(encoder.clone());
         if container != Container::WebM {
             chain.push(element::make("h264parse")?);
         }
@@ -143,6 +150,13 @@ impl BranchBuilder<'_> {
             static_pad(&encoder, "sink")?,
         ];
         Ok((static_pad(&entry, "sink")?, pads))
+    }
+
+    /// Whether the stream's width or height is an odd number.
+    fn is_odd(&self) -> bool {
+        let structure = self.branch.caps.structure(0);
+        let side = |name: &str| structure.and_then(|s| s.get::<i32>(name).ok()).unwrap_or(0);
+        side("width") % 2 == 1 || side("height") % 2 == 1
     }
 
     fn copy(&self) -> Result<gst::Pad> {

@@ -46,9 +46,10 @@ pub(crate) fn to_the_end(
     }
     let end = gst::ClockTime::from_nseconds(counters.end.load(Ordering::Relaxed));
     // Sound may be a little longer than its video.
-    if let Some(duration) = duration.filter(|duration| {
-        end + duration.mul_div_floor(1, 10).unwrap_or_default() + gst::ClockTime::SECOND < *duration
-    }) {
+    let more = |duration: gst::ClockTime| {
+        duration.mul_div_floor(1, 50).unwrap_or_default() + gst::ClockTime::from_mseconds(500)
+    };
+    if let Some(duration) = duration.filter(|duration| end + more(*duration) < *duration) {
         progress.line(|| {
             report::warning(format_args!(
                 "the file says that it lasts {:.1} s, and its video ended after {:.1} s; is it cut short?",
