@@ -446,7 +446,7 @@ fn stored_dtype(kind: Kind) -> Result<Dtype> {
 }
 
 /// The dtype in safetensors' and in libtorch's terms.
-fn dtypes(dtype: WeightsDtype) -> (Dtype, Kind) {
+pub(super) fn dtypes(dtype: WeightsDtype) -> (Dtype, Kind) {
     match dtype {
         WeightsDtype::F32 => (Dtype::F32, Kind::Float),
         WeightsDtype::F16 => (Dtype::F16, Kind::Half),

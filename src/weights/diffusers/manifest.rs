@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use super::source::SourceFile;
 use super::{ImportProgress, Watch, unreadable, wrong};
 use crate::config::WeightsDtype;
+use crate::weights::file::dtypes;
 use crate::{Error, Result};
 
 pub(super) const FILE: &str = "import.json";
@@ -178,11 +179,7 @@ fn compare(
             got,
         });
     }
-    let expected = match record.dtype {
-        WeightsDtype::F32 => Dtype::F32,
-        WeightsDtype::F16 => Dtype::F16,
-        WeightsDtype::Bf16 => Dtype::BF16,
-    };
+    let (expected, _) = dtypes(record.dtype);
     if dtype != expected {
         return Err(Error::TensorDtype {
             name: name.into(),

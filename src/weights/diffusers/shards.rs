@@ -5,11 +5,12 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::plan::Plan;
 use super::unwritable;
 use crate::config::WeightsDtype;
+use crate::weights::file::dtypes;
 use crate::{Error, Result};
 
 /// A file holds at most this many bytes of tensors, so that it fits where 2 GB is the limit.
@@ -38,7 +39,7 @@ impl Shards {
             let shape: Vec<usize> = planned.shape.iter().map(|&n| n as usize).collect();
             (planned.name.as_str(), shape)
         });
-        let dtype = stored(dtype);
+        let (dtype, _) = dtypes(dtype);
         let groups = pack(entries, dtype.bitsize() / 8, MAX_SHARD_BYTES);
         let mut places = BTreeMap::new();
         let mut shards = Vec::new();
@@ -134,14 +135,6 @@ fn pack<'a>(
         end += bytes;
     }
     groups
-}
-
-fn stored(dtype: WeightsDtype) -> Dtype {
-    match dtype {
-        WeightsDtype::F32 => Dtype::F32,
-        WeightsDtype::F16 => Dtype::F16,
-        WeightsDtype::Bf16 => Dtype::BF16,
-    }
 }
 
 #[cfg(test)]

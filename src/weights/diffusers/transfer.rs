@@ -12,6 +12,7 @@ use super::shards::Shards;
 use super::source::{SourceFile, kind};
 use super::{ImportProgress, Watch, unreadable, wrong};
 use crate::config::WeightsDtype;
+use crate::weights::file::dtypes;
 use crate::{Error, Result};
 
 /// What has been read and written.
@@ -97,11 +98,7 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     fn put(&mut self, planned: &Planned, value: Tensor, source: String) -> Result<TensorRecord> {
-        let kind = match self.dtype {
-            WeightsDtype::F32 => Kind::Float,
-            WeightsDtype::F16 => Kind::Half,
-            WeightsDtype::Bf16 => Kind::BFloat16,
-        };
+        let (_, kind) = dtypes(self.dtype);
         let narrowed = kind == Kind::Half && value.kind() != Kind::Half;
         let value = value.f_to_kind(kind)?;
         if narrowed && value.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {

@@ -106,6 +106,9 @@ pub(crate) fn run(args: SynthArgs) -> Result<()> {
     let begun = begun(out, &settings, &args)?;
     let mut sources = read_sources(&args)?;
     let skipped = leave_out_small(&mut sources, &settings);
+    if sources.photos.is_empty() && sources.clips.is_empty() {
+        bail!("nothing to make: every image is too small; choose a smaller --crop");
+    }
     settings.mix.check_sources(&sources)?;
     let jobs = jobs::list(&sources, &settings);
     if jobs.is_empty() {
