@@ -14,7 +14,7 @@ use crate::device::{self, OwnStream, Precision};
 use crate::frame::Frame;
 use crate::memory;
 use crate::model::Arithmetic;
-use crate::nn::{FrameKernels, on_one_thread, on_own_threads};
+use crate::nn::{FrameKernels, on_own_threads};
 use crate::weights::{SharedModel, load_config, shared_model};
 
 /// A loaded model and what it needs to restore frames of any size.
@@ -121,15 +121,7 @@ impl<P: Picture> Restorer<P> {
             device::find_gpus();
         }
         let stream = OwnStream::take(torch_device);
-        let load = || {
-            let _no_grad = tch::no_grad_guard();
-            shared_model(&config.model, torch_device, arithmetic.kind)
-        };
-        let shared = match arithmetic.fused {
-            // Its many short operations are sooner done by one thread.
-            true => on_one_thread(load)?,
-            false => load()?,
-        };
+        let shared = shared_model(&config.model, torch_device, arithmetic.kind, arithmetic.fused)?;
         // Asked for until somebody has seen them on a GPU.
         let graphs =
             torch_device.is_cuda() && std::env::var_os("OSDD_CUDA_GRAPHS").is_some_and(|value| value == "1");

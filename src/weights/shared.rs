@@ -11,6 +11,7 @@ use super::{EndPoints, Keep, Merged, adapted_modules};
 use crate::config::ModelConfig;
 use crate::memory;
 use crate::model::parameter_shapes;
+use crate::nn::on_one_thread;
 use crate::{Error, Result};
 
 /// A model's configuration and end points, kept by every engine that uses them.
@@ -37,9 +38,9 @@ type Cache = HashMap<Key, Weak<SharedModel>>;
 
 static CACHE: Lazy<Mutex<Cache>> = Lazy::new(Mutex::default);
 
-/// The model `name` on `device`, loaded at first use and dropped with its last user. A folder whose files were replaced
-/// meanwhile is another model.
-pub(crate) fn shared_model(name: &str, device: Device, kind: Kind) -> Result<Arc<SharedModel>> {
+/// The model `name` on `device`, loaded at first use and dropped with its last user; by one thread where its layers are `fused`: its many short
+/// operations take longer when they are spread. A folder whose files were replaced meanwhile is another model.
+pub(crate) fn shared_model(name: &str, device: Device, kind: Kind, fused: bool) -> Result<Arc<SharedModel>> {
     let key = (version(name)?, format!("{device:?}"), kind);
     // Held while loading, so that two engines that start together load once.
     let mut cache = CACHE.lock().unwrap_or_else(|e| e.into_inner());
@@ -47,12 +48,17 @@ pub(crate) fn shared_model(name: &str, device: Device, kind: Kind) -> Result<Arc
     if let Some(model) = cache.get(&key).and_then(Weak::upgrade) {
         return Ok(model);
     }
-    let keep = kept(&load_config(name)?, device, kind, available(device, kind)?)?;
-    let weights = load_model(name)?;
-    let model = Arc::new(SharedModel {
-        end_points: Mutex::new(EndPoints::new(&weights, device, kind, keep)?),
-        config: weights.config,
-    });
+    let load = || -> Result<SharedModel> {
+        // The thread may be another than the caller's.
+        let _no_grad = tch::no_grad_guard();
+        let keep = kept(&load_config(name)?, device, kind, available(device, kind)?)?;
+        let weights = load_model(name)?;
+        Ok(SharedModel {
+            end_points: Mutex::new(EndPoints::new(&weights, device, kind, keep)?),
+            config: weights.config,
+        })
+    };
+    let model = Arc::new(if fused { on_one_thread(load) } else { load() }?);
     // Others work on streams of their own.
     crate::device::synchronize(device)?;
     cache.insert(key, Arc::downgrade(&model));
