@@ -512,24 +512,6 @@ fn shipped(part: &str) -> Vec<std::path::PathBuf> {
 }
 
 #[test]
-fn echoes_are_as_many_as_there_are_symmetries_and_need_mirroring() {
-    let config = |echo, flip| {
-        let mut config = train_config("base", 1);
-        (config.echo, config.mix.flip) = (echo, flip);
-        TrainConfig::from_json(&serde_json::to_string(&config).unwrap(), "c.json")
-    };
-    assert!(config(8, true).is_ok() && config(1, false).is_ok());
-    for (echo, flip, said) in [
-        (0, true, "echo = 0"),
-        (9, true, "echo = 9"),
-        (2, false, "mix.flip"),
-    ] {
-        let error = config(echo, flip).unwrap_err().to_string();
-        assert!(error.contains(said), "{error}");
-    }
-}
-
-#[test]
 fn shipped_training_configurations_are_legal_and_complete() {
     let files = shipped("/train/");
     for path in &files {

@@ -369,7 +369,7 @@ mod tests {
         let mut pass = TiledPass::new(&config, true, 8, Device::Cpu, None);
         for (width, height) in [(1, 1), (5, 200), (64, 64), (65, 130), (201, 77)] {
             let image = Tensor::rand([1, 3, height, width], (Kind::Float, Device::Cpu)) * 2.0 - 1.0;
-            let image = crate::nn::channels_last(&image);
+            let image = channels_last(&image);
             let model = || -> Result<Forward> { Ok(Box::new(|x| x * -0.5)) };
             let joined = run(&mut pass, &image, &model).unwrap();
             let error = (joined.image + &image * 0.5).abs().max().double_value(&[]);
@@ -513,24 +513,22 @@ mod tests {
                 ..EngineConfig::default()
             };
             let mut pass = TiledPass::new(&config, true, 8, Device::Cpu, None);
-            let image =
-                crate::nn::channels_last(&Tensor::rand([1, 3, 64, width], (Kind::Float, Device::Cpu)));
+            let image = channels_last(&Tensor::rand([1, 3, 64, width], (Kind::Float, Device::Cpu)));
             let before = image.copy();
             let model = || -> Result<Forward> { Ok(Box::new(|x| x * 0.5)) };
             let first = run(&mut pass, &image, &model).unwrap();
-            let plan = pass.plan.as_mut().unwrap();
-            let reuse = plan.reuse.as_mut().unwrap();
+            let reuse = pass.plan.as_mut().unwrap().reuse.as_mut().unwrap();
             // Each tile by itself: as parts of a batch they would follow one another without a gap.
-            let places: Vec<usize> = (0..plan.tiles.len())
-                .map(|i| reuse.output(i).data_ptr() as usize)
-                .collect();
-            let bytes = 4 * reuse.output(0).numel();
-            assert!(places.windows(2).all(|pair| pair[1] != pair[0] + bytes));
+            let place = |i| reuse.output(i).data_ptr() as usize;
+            assert!((1..first.tiles).all(|i| place(i) != place(i - 1) + 4 * reuse.output(0).numel()));
             assert!(is_plain(reuse.output(0)));
             reuse.forget_frame();
             let again = run(&mut pass, &image, &model).unwrap();
-            assert_eq!((again.tiles, again.image), (0, first.image), "{width}");
-            assert_eq!(image, before, "{width}");
+            assert_eq!(
+                (again.tiles, again.image, image),
+                (0, first.image, before),
+                "{width}"
+            );
         }
     }
 

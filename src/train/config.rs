@@ -347,3 +347,28 @@ impl TrainConfig {
         self.learning_rate * warmup * decay
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn echoes_are_as_many_as_there_are_symmetries_and_need_mirroring() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/nano/train/base.json");
+        let base = std::fs::read_to_string(path).unwrap();
+        let config = |echo, flip| {
+            let mut config = TrainConfig::from_json(&base, "base.json").unwrap();
+            (config.echo, config.mix.flip) = (echo, flip);
+            TrainConfig::from_json(&serde_json::to_string(&config).unwrap(), "c.json")
+        };
+        assert!(config(8, true).is_ok() && config(1, false).is_ok());
+        for (echo, flip, said) in [
+            (0, true, "echo = 0"),
+            (9, true, "echo = 9"),
+            (2, false, "mix.flip"),
+        ] {
+            let error = config(echo, flip).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+    }
+}
