@@ -524,11 +524,7 @@ mod tests {
             assert!(is_plain(reuse.output(0)));
             reuse.forget_frame();
             let again = run(&mut pass, &image, &model).unwrap();
-            assert_eq!(
-                (again.tiles, again.image, image),
-                (0, first.image, before),
-                "{width}"
-            );
+            assert_eq!((again.tiles, again.image, image), (0, first.image, before));
         }
     }
 
