@@ -184,16 +184,10 @@ impl Worker {
 
 #[cfg(test)]
 mod tests {
-    use super::super::image::Image8;
     use super::*;
 
     fn loader(threads: usize, start_index: u64) -> Loader {
-        let data = (0..60 * 60 * 3).map(|i| (i * i % 251) as u8).collect();
-        let photos = [Image8::new(60, 60, data).unwrap()].into_iter().collect();
-        let sources = Arc::new(Sources {
-            photos,
-            ..Sources::default()
-        });
+        let sources = Sources::of_one_photo();
         let config = MixConfig {
             crop_size: 32,
             seed: 5,

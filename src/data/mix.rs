@@ -459,6 +459,19 @@ pub struct Sources {
     pub pairs: Vec<Pair>,
 }
 
+#[cfg(test)]
+impl Sources {
+    /// For tests of what carries samples on: 60x60 pixels.
+    pub(crate) fn of_one_photo() -> Arc<Self> {
+        let data = (0..60 * 60 * 3).map(|i| (i * i % 251) as u8).collect();
+        let photo = Image8::new(60, 60, data).unwrap();
+        Arc::new(Sources {
+            photos: [photo].into_iter().collect(),
+            ..Sources::default()
+        })
+    }
+}
+
 impl Sources {
     /// Blurry and sharp of pair `index`, or of the next one that can be read; and its index.
     ///

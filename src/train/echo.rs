@@ -136,23 +136,16 @@ impl Echo {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use tch::Device;
 
     use super::*;
-    use crate::data::{Image8, Loader, MixConfig, Sources};
+    use crate::data::{Loader, MixConfig, Sources};
 
     const SIDE: usize = 16;
 
     /// Lessons of one crop each, after `seen` of them.
     fn echo(times: u64, seen: u64) -> Echo {
-        let data = (0..60 * 60 * 3).map(|i| (i * i % 251) as u8).collect();
-        let photos = [Image8::new(60, 60, data).unwrap()].into_iter().collect();
-        let sources = Arc::new(Sources {
-            photos,
-            ..Sources::default()
-        });
+        let sources = Sources::of_one_photo();
         let config = MixConfig {
             crop_size: SIDE,
             ..MixConfig::default()

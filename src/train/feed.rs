@@ -157,18 +157,11 @@ impl Upload {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::data::{Image8, MixConfig, Sources};
+    use crate::data::{MixConfig, Sources};
 
     fn loader() -> Loader {
-        let data = (0..60 * 60 * 3).map(|i| (i * i % 251) as u8).collect();
-        let photos = [Image8::new(60, 60, data).unwrap()].into_iter().collect();
-        let sources = Arc::new(Sources {
-            photos,
-            ..Sources::default()
-        });
+        let sources = Sources::of_one_photo();
         let config = MixConfig {
             crop_size: 32,
             ..MixConfig::default()

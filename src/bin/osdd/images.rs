@@ -37,8 +37,7 @@ pub(crate) fn deblur(
     let upright = compare != Compare::Off;
     let (frame, origin) = picture::read(input, upright).map_err(Step::File)?;
     let cannot_write = || format!("cannot write {}", output.display());
-    origin
-        .check(&frame, format)
+    picture::check(&frame, format)
         .with_context(cannot_write)
         .map_err(Step::File)?;
     let file = PendingFile::create(output).map_err(Step::File)?;

@@ -65,26 +65,26 @@ const JPEG_EXIF_BYTES: usize = 65_527;
 /// A WebP picture's side.
 const WEBP_SIDE: usize = 16_383;
 
-impl Origin {
-    /// Whether `format` holds a frame.
-    ///
-    /// # Errors
-    /// Why not.
-    pub fn check(&self, frame: &Frame, format: ImageFormat) -> Result<()> {
-        match format {
-            ImageFormat::Jpeg => ensure!(
-                is_opaque(frame),
-                "JPEG holds no transparency; choose png, webp or tiff"
-            ),
-            ImageFormat::WebP => ensure!(
-                frame.width.max(frame.height) <= WEBP_SIDE,
-                "WebP holds at most {WEBP_SIDE} pixels a side; choose png or tiff"
-            ),
-            _ => {}
-        }
-        Ok(())
+/// Whether `format` holds a frame.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn check(frame: &Frame, format: ImageFormat) -> Result<()> {
+    match format {
+        ImageFormat::Jpeg => ensure!(
+            is_opaque(frame),
+            "JPEG holds no transparency; choose png, webp or tiff"
+        ),
+        ImageFormat::WebP => ensure!(
+            frame.width.max(frame.height) <= WEBP_SIDE,
+            "WebP holds at most {WEBP_SIDE} pixels a side; choose png or tiff"
+        ),
+        _ => {}
     }
+    Ok(())
+}
 
+impl Origin {
     /// Turns a picture as it is to be seen, and says so no more.
     fn turn(&mut self, image: &mut DynamicImage) {
         image.apply_orientation(self.orientation);
@@ -99,7 +99,7 @@ impl Origin {
     /// # Errors
     /// The format cannot hold the picture, or the file cannot be written.
     pub fn write(mut self, frame: Frame, path: &Path, format: ImageFormat) -> Result<()> {
-        self.check(&frame, format)?;
+        check(&frame, format)?;
         let mut image = adapt(from_frame(frame, self.gray)?, format);
         // The same format can say again how the picture is to be turned; another might not, so the pixels turn.
         let keeps_exif = matches!(format, ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP);
@@ -209,7 +209,7 @@ fn decode(path: &Path) -> Result<(DynamicImage, Origin)> {
             let tags = tiff::tags(BufReader::new(File::open(path)?)).unwrap_or_default();
             ensure!(!tags.has_more_pages, "it has several pages; split it first");
             let (image, mut origin) = finish(TiffDecoder::new(file)?, format, limits)?;
-            origin.icc_profile = tags.icc_profile;
+            origin.icc_profile = tags.icc_profile.or(origin.icc_profile);
             Ok((image, origin))
         }
         ImageFormat::Bmp => finish(BmpDecoder::new(file)?, format, limits),
@@ -460,9 +460,9 @@ mod tests {
             assert_eq!(origin.exif.is_some(), length == JPEG_EXIF_BYTES);
         }
         frame.data[7] = 254;
-        let error = origin(None).check(&frame, ImageFormat::Jpeg).unwrap_err();
+        let error = check(&frame, ImageFormat::Jpeg).unwrap_err();
         assert!(error.to_string().contains("transparency"));
-        assert!(origin(None).check(&frame, ImageFormat::WebP).is_ok());
+        assert!(check(&frame, ImageFormat::WebP).is_ok());
     }
 
     #[test]
