@@ -31,7 +31,7 @@ fn main() -> Result<()> {
         Some(_) => "filesrc name=source ! decodebin",
         None => "videotestsrc pattern=ball num-buffers=150 ! video/x-raw,width=320,height=240,framerate=15/1",
     };
-    // The element takes system memory in any common format; a sink may want another, hence videoconvert behind it.
+    // The element takes any common format; a sink may want another, hence videoconvert behind it.
     let launch = format!("{source} ! queue ! osdddeblur name=deblur ! videoconvert ! {sink}");
     let pipeline =
         gst::parse::launch(&launch).context("cannot build the pipeline; is the plugin installed?")?;

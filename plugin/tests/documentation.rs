@@ -325,7 +325,7 @@ fn the_page_has_every_format_and_every_counter() {
 #[test]
 fn the_messages_that_are_explained_are_the_elements() {
     let sources =
-        ["error", "flow", "imp", "reports"].map(|name| read(&format!("plugin/src/deblur/{name}.rs")));
+        ["caps", "error", "flow", "imp", "reports"].map(|name| read(&format!("plugin/src/deblur/{name}.rs")));
     let sources = sources.concat().replace("\\\"", "\"");
     let text = read(TROUBLESHOOTING);
     let rows = table_rows(&text).filter(|cells| cells.len() == 2).skip(1);

@@ -96,7 +96,11 @@ fn what_downstream_answers_reaches_upstream_and_the_stream_can_go_on() {
 /// Of the last frame upstream cannot be told with the next.
 #[test]
 fn the_end_of_the_stream_says_that_the_last_frame_was_refused() {
-    for (answer, errors) in [(gst::FlowError::NotLinked, 1), (gst::FlowError::Eos, 0)] {
+    for (answer, errors) in [
+        (gst::FlowError::NotNegotiated, 1),
+        (gst::FlowError::NotLinked, 0),
+        (gst::FlowError::Eos, 0),
+    ] {
         let element = with_depth(1);
         let bus = bus_of(&element);
         let (mut harness, info) = started(&element);
@@ -113,6 +117,71 @@ fn the_end_of_the_stream_says_that_the_last_frame_was_refused() {
         assert!(harness.push_event(gst::event::Eos::new()));
         let said = complaints(&bus, gst::MessageType::Error);
         assert_eq!(said.len(), errors, "{said:?}");
+    }
+}
+
+/// What downstream says of one stream is nothing to the next.
+#[test]
+fn a_stream_that_downstream_ends_does_not_end_the_next() {
+    init();
+    let source = "videotestsrc num-buffers=3 ! video/x-raw,format=I420,width=64,height=48 ! c.";
+    let description = format!("concat name=c ! osdddeblur name=d ! fakesink sync=false {source} {source}");
+    let pipeline = gst::parse::launch(&description).expect("a pipeline");
+    let pipeline = pipeline.downcast::<gst::Pipeline>().expect("a pipeline");
+    let element = pipeline.by_name("d").expect("the element");
+    let count = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let seen = count.clone();
+    let src = element.static_pad("src").expect("a source pad");
+    src.add_probe(gst::PadProbeType::BUFFER, move |_, probe| {
+        if seen.fetch_add(1, std::sync::atomic::Ordering::SeqCst) != 2 {
+            return gst::PadProbeReturn::Ok;
+        }
+        probe.flow_res = Err(gst::FlowError::Eos);
+        gst::PadProbeReturn::Handled
+    });
+    play_to_the_end(&pipeline);
+    assert_eq!(count.load(std::sync::atomic::Ordering::SeqCst), 6);
+}
+
+#[test]
+fn nobody_behind_a_tee_that_allows_it_is_no_error() {
+    init();
+    for frames in [1, 5, 6] {
+        let description = format!(
+            "videotestsrc num-buffers={frames} ! video/x-raw,format=I420,width=64,height=48 ! tee allow-not-linked=true name=t ! osdddeblur name=d t. ! queue ! fakesink sync=false"
+        );
+        let pipeline = gst::parse::launch(&description).expect("a pipeline");
+        let pipeline = pipeline.downcast::<gst::Pipeline>().expect("a pipeline");
+        play_to_the_end(&pipeline);
+        let element = pipeline.by_name("d").expect("the element");
+        assert_eq!(stat(&element, "frames-out"), 0, "nobody has taken any");
+    }
+}
+
+fn play_to_the_end(pipeline: &gst::Pipeline) {
+    let bus = pipeline.bus().expect("a bus");
+    pipeline.set_state(gst::State::Playing).expect("it plays");
+    let ends = [gst::MessageType::Eos, gst::MessageType::Error];
+    let message = bus.timed_pop_filtered(gst::ClockTime::from_seconds(60), &ends);
+    let message = message.expect("an end");
+    assert_eq!(message.type_(), gst::MessageType::Eos, "{message:?}");
+    pipeline.set_state(gst::State::Null).expect("it stops");
+}
+
+#[test]
+fn a_source_pad_can_be_deactivated_and_activated_alone() {
+    let element = with_depth(2);
+    let (mut harness, info) = started(&element);
+    let src = element.static_pad("src").expect("a source pad");
+    for round in 0..3 {
+        for index in 0..3 {
+            harness
+                .push(noise(&info, 3 * round + index))
+                .expect("a frame is taken");
+        }
+        src.set_active(false).expect("it stops");
+        assert_eq!(harness.push(noise(&info, 0)), Err(gst::FlowError::Flushing));
+        src.set_active(true).expect("it starts");
     }
 }
 
@@ -354,15 +423,17 @@ fn what_is_apart_is_refused_with_the_way_out() {
         ("interlace-mode", "fields", "deinterlace"),
         ("multiview-mode", "separated", "each view"),
     ] {
-        refused_caps(field, value, way_out);
+        refused_caps(&deblur(), field, value, way_out);
     }
+    let wide = deblur();
+    wide.set_property_from_str("compare", "side-by-side");
+    refused_caps(&wide, "multiview-mode", "top-bottom", "split");
 }
 
-fn refused_caps(field: &str, value: &str, way_out: &str) {
-    let element = deblur();
+fn refused_caps(element: &gst::Element, field: &str, value: &str, way_out: &str) {
     let bus = gst::Bus::new();
     element.set_bus(Some(&bus));
-    let mut harness = harness(&element);
+    let mut harness = harness(element);
     let mut caps = caps("I420", 64, 48);
     caps.make_mut().set(field, value);
     caps.make_mut().set("views", 2);

@@ -66,10 +66,16 @@ fn with_late_frames(policy: &str) -> (gst::Element, Vec<gst::Buffer>, Vec<gst::B
     harness.set_live(false);
     let caps = caps("RGB", 64, 48);
     harness.set_src_caps(caps.clone());
-    let inputs = (0..5)
+    let mut inputs = (0..5)
         .map(|index| smooth(&info(&caps), index))
         .collect::<Vec<_>>();
-    for (index, input) in inputs.iter().enumerate() {
+    for (index, input) in inputs.iter_mut().enumerate() {
+        if index > 2 {
+            // Whatever the model takes.
+            input
+                .make_mut()
+                .set_pts(pts(index as u64) + gst::ClockTime::from_seconds(3600));
+        }
         if index == 1 {
             let late = i64::try_from(pts(2).nseconds()).expect("short");
             assert!(harness.push_upstream_event(gst::event::Qos::new(
@@ -88,10 +94,7 @@ fn with_late_frames(policy: &str) -> (gst::Element, Vec<gst::Buffer>, Vec<gst::B
 }
 
 fn indices(buffers: &[gst::Buffer]) -> Vec<u64> {
-    buffers
-        .iter()
-        .map(|buffer| buffer.pts().expect("a timestamp").mseconds() / 40)
-        .collect()
+    buffers.iter().map(|buffer| buffer.offset()).collect()
 }
 
 #[test]
@@ -130,6 +133,34 @@ fn late_frames_are_dropped_with_a_message_and_a_mark() {
         .map(|buffer| buffer.flags().contains(gst::BufferFlags::DISCONT))
         .collect::<Vec<_>>();
     assert_eq!(marked[1..], [true, false]);
+}
+
+/// A file's frame that would be in time as it came, and not when the model is done. What comes live has the latency that the
+/// element reports for that.
+#[test]
+fn a_frame_that_leaves_the_model_no_time_is_late_unless_it_is_live() {
+    for (policy, live, late) in [
+        ("process", false, 0),
+        ("passthrough", false, 1),
+        ("drop", false, 1),
+        ("passthrough", true, 0),
+        ("drop", true, 0),
+    ] {
+        let element = deblur();
+        element.set_property_from_str("late-policy", policy);
+        let mut harness = harness(&element);
+        harness.set_live(live);
+        let caps = caps("RGB", 64, 48);
+        harness.set_src_caps(caps.clone());
+        harness.push(smooth(&info(&caps), 0)).expect("a frame is taken");
+        harness.pull().expect("a frame, so that its time is known");
+        // Downstream has reached the time just before the next frame's.
+        let qos = gst::event::Qos::new(gst::QOSType::Overflow, 1.0, -1, pts(1));
+        assert!(harness.push_upstream_event(qos));
+        harness.push(smooth(&info(&caps), 1)).expect("a frame is taken");
+        assert!(harness.push_event(gst::event::Eos::new()));
+        assert_eq!(stat(&element, "frames-late"), late, "{policy}, live {live}");
+    }
 }
 
 #[test]
@@ -176,6 +207,9 @@ fn stats_count_what_happened() {
         stats.get::<String>("device").is_ok_and(|device| device != "auto"),
         "the device that is used: {stats}"
     );
+    // It is what somebody asks for when all is over.
+    element.set_state(gst::State::Null).expect("it stops");
+    assert_eq!(element.property::<gst::Structure>("stats"), stats);
 }
 
 /// Between reading the settings and running with them lies the loading of the model.

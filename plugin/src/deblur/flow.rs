@@ -12,13 +12,13 @@ use osdd::engine::{Output, Picture as _};
 use super::convert::FrameConverter;
 use super::error::{self, FrameError};
 use super::imp::{Engine, OsddDeblur};
-use super::lock;
 use super::pending::{Kept, Pending, View};
 use super::picture::Picture;
 use super::queue::{MAX_PENDING, Next};
 use super::reports::StatsMessage;
 use super::settings::LatePolicy;
 use super::stats::count;
+use super::{layout, lock};
 use crate::log::CAT;
 
 /// How long the source pad's thread sleeps where nothing happens; then it looks whether a message with statistics is due.
@@ -38,7 +38,7 @@ impl OsddDeblur {
     /// Takes a buffer from upstream: to the engine, past it, or nowhere.
     pub(super) fn accept(&self, input: gst::Buffer) -> Result<(), gst::FlowError> {
         let engine = self.running_engine()?;
-        self.queue.check()?;
+        self.queue.take_failure()?;
         self.start_sending()?;
         count(&self.counters.frames_in);
         self.post_stats(StatsMessage::WhenDue);
@@ -57,9 +57,10 @@ impl OsddDeblur {
         let view = View::of(&settings);
 
         let running_time = segment.and_then(|segment| segment.to_running_time(input.pts()));
-        let late = match self.qos.late(running_time) {
-            None => self.no_time(&engine, settings.late_policy, running_time)?,
-            late => late,
+        let needs_model = settings.strength != 0.0 && !self.is_hdr();
+        let late = match needs_model {
+            true => self.late_for_model(&engine, settings.late_policy, running_time)?,
+            false => self.qos.late(running_time, gst::ClockTime::ZERO),
         };
         if late.is_some() {
             count(&self.counters.frames_late);
@@ -74,7 +75,7 @@ impl OsddDeblur {
                 self.lower_quality(&input, &late, stream_time());
                 self.pass(input, view)?;
             }
-            _ if settings.strength == 0.0 || self.is_hdr() => self.pass(input, view)?,
+            _ if !needs_model => self.pass(input, view)?,
             _ => {
                 // One gamma for one frame, whatever the controller says by the time that the engine gets to
                 // it.
@@ -138,7 +139,16 @@ impl OsddDeblur {
         view: View,
         values: Option<(f64, f64)>,
     ) -> Result<(), gst::FlowError> {
-        let copied = lock(&self.stream).copy_in(input, view);
+        let lacking = lock(&self.stream).lacks_room_on_gpu(input, view);
+        let made = lacking.map(|(gpu, layout)| gpu.new_frame(&layout));
+        let made = made.transpose().map_err(|error| self.bad_frame(&error))?;
+        let copied = {
+            let mut stream = lock(&self.stream);
+            if let Some(frame) = made {
+                stream.add_room_on_gpu(frame);
+            }
+            stream.copy_in(input, view)
+        };
         let (frame, kept) = copied.map_err(|error| self.bad_frame(&error))?;
         let room = self.queue.wait(None, |waiting| {
             waiting < MAX_PENDING && engine.in_flight() < engine.depth()
@@ -213,7 +223,9 @@ impl OsddDeblur {
             }
             Pending::InEngine { id, kept } => self.received(self.receive(id)?, kept)?,
         };
-        self.push(buffer).map(|_| ())
+        self.push(buffer)?;
+        count(&self.counters.frames_out);
+        Ok(())
     }
 
     /// Waits for a frame in the engine.
@@ -254,7 +266,7 @@ impl OsddDeblur {
         let (buffer, converted_out) = self.finish(output.frame, output.input, kept)?;
         self.latency
             .measured(output.times.total, converted_in + converted_out);
-        if self.latency.is_news(self.frames_ahead(), Instant::now()) {
+        if self.latency.announces(self.frames_ahead(), Instant::now()) {
             self.post(gst::message::Latency::builder().src(&*self.obj()).build());
         }
         self.warn_if_slow();
@@ -276,20 +288,17 @@ impl OsddDeblur {
         let time = start.elapsed();
         drop(stream);
         copied.map_err(|error| self.bad_frame(&error))?;
-        count(&self.counters.frames_out);
         Ok((buffer, time))
     }
 
     /// A buffer that leaves as it came, copied where downstream cannot read its strides.
     fn fit_layout(&self, buffer: gst::Buffer) -> Result<gst::Buffer, gst::FlowError> {
-        count(&self.counters.frames_out);
         if self.downstream_reads_strides.load(Ordering::SeqCst) {
             return Ok(buffer);
         }
         let plain = lock(&self.stream).converter.as_ref().is_none_or(|converter| {
             let info = converter.pad_info();
-            buffer
-                .meta::<gst_video::VideoMeta>()
+            layout::meta(&buffer)
                 .is_none_or(|meta| meta.stride() == info.stride() && meta.offset() == info.offset())
         });
         if plain {
@@ -340,10 +349,10 @@ impl OsddDeblur {
 
     /// No frame comes any more that upstream could learn from what became of the last ones.
     pub(super) fn tell_at_the_end(&self, drained: Result<(), gst::FlowError>) {
-        use gst::FlowError::{Eos, Flushing};
+        use gst::FlowError::{Eos, Flushing, NotLinked};
 
         if let Err(error) = drained
-            && !matches!(error, Eos | Flushing)
+            && !matches!(error, Eos | Flushing | NotLinked)
         {
             let _ = self.fail(gst::error_msg!(
                 gst::StreamError::Failed,

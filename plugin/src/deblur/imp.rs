@@ -30,6 +30,7 @@ use gst_base::{
     subclass::{base_transform::GenerateOutputSuccess, prelude::*},
 };
 use once_cell::sync::Lazy;
+use osdd::engine::{EngineInfo, Stats};
 
 /// The bits of an address that are zero where a frame starts: 32 bytes, as AVX2 reads.
 const ALIGN: usize = 31;
@@ -43,6 +44,8 @@ pub struct OsddDeblur {
     pub(super) settings: Mutex<Settings>,
     /// There from start to stop.
     pub(super) engine: Mutex<Option<Arc<Engine>>>,
+    /// What the engine of the run before had done, from stop to start.
+    pub(super) ended: Mutex<Option<(Stats, EngineInfo)>>,
     /// Locked while a frame is converted.
     pub(super) stream: Mutex<Stream>,
     pub(super) queue: Queue,
@@ -78,6 +81,11 @@ impl ObjectImpl for OsddDeblur {
         &PROPERTIES
     }
 
+    fn constructed(&self) {
+        self.parent_constructed();
+        self.end_with_source_pad();
+    }
+
     fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
         let widened = {
             let mut settings = lock(&self.settings);
@@ -98,7 +106,7 @@ impl ObjectImpl for OsddDeblur {
             obj.reconfigure_src();
             obj.reconfigure_sink();
         }
-        gst::log!(CAT, imp = self, "{} = {value:?}", pspec.name());
+        gst::info!(CAT, imp = self, "{} = {value:?}", pspec.name());
     }
 
     fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
@@ -130,7 +138,7 @@ impl OsddDeblur {
         Gpu::of(device)
     }
 
-    /// Whether frames may be in a GPU's memory. Before the start nobody looks for one: it takes seconds.
+    /// Whether frames may be in a GPU's memory. Before the start caps do not look for one: it takes seconds.
     fn takes_cuda(&self) -> bool {
         let runs = lock(&self.engine).is_some();
         match runs {
@@ -226,18 +234,6 @@ impl ElementImpl for OsddDeblur {
         });
         &PAD_TEMPLATES
     }
-
-    fn change_state(
-        &self,
-        transition: gst::StateChange,
-    ) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
-        // Pads stop only once their threads have come back.
-        if transition == gst::StateChange::PausedToReady {
-            self.queue.stop();
-            self.flush_engine();
-        }
-        self.parent_change_state(transition)
-    }
 }
 
 impl BaseTransformImpl for OsddDeblur {
@@ -249,6 +245,7 @@ impl BaseTransformImpl for OsddDeblur {
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         // Of the run before, also where this one does not begin.
         self.counters.reset();
+        *lock(&self.ended) = None;
         let settings = lock(&self.settings).clone();
         let engine = settings
             .engine_config()
@@ -290,12 +287,11 @@ impl BaseTransformImpl for OsddDeblur {
     }
 
     fn stop(&self) -> Result<(), gst::ErrorMessage> {
-        let _ = self.obj().src_pad().stop_task();
         self.queue.reset();
         *lock(&self.stream) = Stream::default();
         // Ends the engine's thread and gives the model back where no other element uses it.
         let engine = lock(&self.engine).take();
-        drop(engine);
+        *lock(&self.ended) = engine.map(|engine| (engine.stats(), engine.info().clone()));
         gst::info!(CAT, imp = self, "stopped");
         Ok(())
     }
@@ -330,22 +326,11 @@ impl BaseTransformImpl for OsddDeblur {
                 .map_err(|error| gst::loggable_error!(CAT, "caps {caps} are not understood: {error}"))
         };
         let (sink_info, src_info) = (info(incaps)?, info(outcaps)?);
-        if sink_info.interlace_mode() == gst_video::VideoInterlaceMode::Fields {
+        let wide = src_info.width() != sink_info.width();
+        if let Some(message) = caps::refusal(incaps, &sink_info, wide) {
             // Once, though every frame negotiates again.
-            let _ = self.fail(gst::error_msg!(
-                gst::StreamError::Format,
-                ("Video with its fields apart is not supported. Put \"deinterlace\" before osdddeblur."),
-                ["caps {incaps}"]
-            ));
-            return Err(gst::loggable_error!(CAT, "fields apart in {incaps}"));
-        }
-        if sink_info.views() > 1 && sink_info.multiview_mode() == gst_video::VideoMultiviewMode::Separated {
-            let _ = self.fail(gst::error_msg!(
-                gst::StreamError::Format,
-                ("Video with its views apart is not supported. Deblur each view by an element of its own."),
-                ["caps {incaps}"]
-            ));
-            return Err(gst::loggable_error!(CAT, "views apart in {incaps}"));
+            let _ = self.fail(message);
+            return Err(gst::loggable_error!(CAT, "{incaps} are refused"));
         }
         let converter = FrameConverter::new(&sink_info, &src_info).map_err(|error| {
             if matches!(error, FrameError::NoMemory(_)) {
@@ -363,7 +348,6 @@ impl BaseTransformImpl for OsddDeblur {
         if cuda::is_cuda(incaps) && gpu.is_none() {
             gst::info!(CAT, imp = self, "frames of {incaps} go through the CPU's memory");
         }
-        let wide = src_info.width() != sink_info.width();
         lock(&self.stream).set_converter(converter, wide, gpu);
         gst::debug!(CAT, imp = self, "caps {incaps} to {outcaps}");
         // An application that ignores latency messages never asks.
@@ -371,8 +355,8 @@ impl BaseTransformImpl for OsddDeblur {
         if self.obj().sink_pad().peer_query(&mut upstream) {
             self.latency.set_live(upstream.result().0);
         }
-        self.latency.set_frame_rate(sink_info.fps());
-        if self.latency.is_news(self.frames_ahead(), Instant::now()) {
+        self.latency.set_rate_of(&sink_info);
+        if self.latency.announces(self.frames_ahead(), Instant::now()) {
             self.post(gst::message::Latency::builder().src(&*self.obj()).build());
         }
         Ok(())
@@ -490,6 +474,13 @@ impl BaseTransformImpl for OsddDeblur {
                 if let Err(error) = drained {
                     gst::debug!(CAT, imp = self, "draining before {:?}: {error}", event.type_());
                 }
+                if matches!(
+                    event.view(),
+                    EventView::StreamStart(_) | EventView::Segment(_) | EventView::Eos(_)
+                ) {
+                    // What became of the frames before is nothing to those that follow.
+                    let _ = self.queue.take_failure();
+                }
                 match event.view() {
                     EventView::Eos(_) => {
                         self.tell_at_the_end(drained);
@@ -583,7 +574,7 @@ impl BaseTransformImpl for OsddDeblur {
                 let accepted = self.accept(input);
                 if accepted.is_err() {
                     // Said now, and not again.
-                    let _ = self.queue.check();
+                    let _ = self.queue.take_failure();
                 }
                 accepted?;
             }

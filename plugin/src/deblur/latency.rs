@@ -16,14 +16,54 @@ const MESSAGE_INTERVAL: Duration = Duration::from_secs(1);
 /// What latency queries need. They are answered from here at once, whatever the engine does.
 pub(crate) struct Latency {
     frame_rate: Mutex<gst::Fraction>,
-    /// Moving average of the engine's time per frame; 0 before the first.
-    engine_ns: AtomicU64,
+    /// The engine's time per frame.
+    engine: Mean,
     /// The same of conversions there and back, on the pads' threads.
-    conversion_ns: AtomicU64,
+    conversion: Mean,
     frames: AtomicU64,
     /// What upstream said in the latest query.
     live: AtomicBool,
     announced: Mutex<Announced>,
+}
+
+/// Moving averages of a time, 0 before the first, and of how far it is from the first average.
+#[derive(Default)]
+struct Mean {
+    ns: AtomicU64,
+    deviation_ns: AtomicU64,
+}
+
+impl Mean {
+    fn get(&self) -> gst::ClockTime {
+        gst::ClockTime::from_nseconds(self.ns.load(Ordering::Relaxed))
+    }
+
+    /// What few frames exceed, as TCP estimates the time of a round trip (RFC 6298).
+    fn bound(&self) -> gst::ClockTime {
+        let deviation = self.deviation_ns.load(Ordering::Relaxed);
+        self.get()
+            .saturating_add(gst::ClockTime::from_nseconds(deviation.saturating_mul(2)))
+    }
+
+    fn set(&self, ns: u64, deviation_ns: u64) {
+        self.ns.store(ns, Ordering::Relaxed);
+        self.deviation_ns.store(deviation_ns, Ordering::Relaxed);
+    }
+
+    fn measured(&self, time: Duration, first: bool) {
+        let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let (mean, deviation) = (
+            self.ns.load(Ordering::Relaxed),
+            self.deviation_ns.load(Ordering::Relaxed),
+        );
+        match first {
+            true => self.set(ns, 0),
+            false => self.set(
+                mean - mean / 8 + ns / 8,
+                deviation - deviation / 8 + ns.abs_diff(mean) / 8,
+            ),
+        }
+    }
 }
 
 /// The model takes longer for a frame than the frame rate leaves.
@@ -51,8 +91,8 @@ impl Default for Latency {
     fn default() -> Self {
         Self {
             frame_rate: Mutex::new(gst::Fraction::new(0, 1)),
-            engine_ns: AtomicU64::new(0),
-            conversion_ns: AtomicU64::new(0),
+            engine: Mean::default(),
+            conversion: Mean::default(),
             frames: AtomicU64::new(0),
             live: AtomicBool::new(false),
             announced: Mutex::default(),
@@ -65,28 +105,33 @@ impl Latency {
     pub fn reset(&self) {
         self.set_frame_rate(gst::Fraction::new(0, 1));
         self.set_live(false);
-        self.engine_ns.store(0, Ordering::Relaxed);
-        self.conversion_ns.store(0, Ordering::Relaxed);
+        self.engine.set(0, 0);
+        self.conversion.set(0, 0);
         self.frames.store(0, Ordering::Relaxed);
         *lock(&self.announced) = Announced::default();
     }
 
-    pub fn set_frame_rate(&self, frame_rate: gst::Fraction) {
+    /// Takes over the frame rate of a stream.
+    pub fn set_rate_of(&self, info: &gst_video::VideoInfo) {
+        // Caps that say `max-framerate` give that in its place.
+        let variable = info.flags().contains(gst_video::VideoFlags::VARIABLE_FPS);
+        self.set_frame_rate(if variable {
+            gst::Fraction::new(0, 1)
+        } else {
+            info.fps()
+        });
+    }
+
+    fn set_frame_rate(&self, frame_rate: gst::Fraction) {
         *lock(&self.frame_rate) = frame_rate;
     }
 
     /// What the element adds to the latency of its upstream: the time of a frame from in to out, behind `ahead` others in the
     /// engine.
     pub fn added(&self, ahead: usize) -> gst::ClockTime {
-        let (engine, conversion) = self.means();
-        let turns = ahead as u64 + 1;
-        gst::ClockTime::from_nseconds(engine.nseconds().saturating_mul(turns)).saturating_add(conversion)
-    }
-
-    /// The mean times of a frame in the engine and in conversions, which other threads do.
-    fn means(&self) -> (gst::ClockTime, gst::ClockTime) {
-        let mean = |ns: &AtomicU64| gst::ClockTime::from_nseconds(ns.load(Ordering::Relaxed));
-        (mean(&self.engine_ns), mean(&self.conversion_ns))
+        let turns = self.engine.get().nseconds().saturating_mul(ahead as u64);
+        let own = self.engine.bound().saturating_add(self.conversion.bound());
+        gst::ClockTime::from_nseconds(turns).saturating_add(own)
     }
 
     /// Whether frames of a live source come when they please, so that no next frame can be counted on.
@@ -114,8 +159,8 @@ impl Latency {
 
     /// Whether a frame takes longer than the frame rate leaves; not where either is unknown.
     pub fn overrun(&self) -> Option<Overrun> {
-        let (engine, conversion) = self.means();
-        let taken = engine.max(conversion);
+        // Other threads convert.
+        let taken = self.engine.get().max(self.conversion.get());
         let available = self.interval();
         (!available.is_zero() && taken > available).then_some(Overrun { taken, available })
     }
@@ -123,23 +168,19 @@ impl Latency {
     /// Takes the times of one frame into account, the engine's and that of its conversions.
     pub fn measured(&self, engine: Duration, conversion: Duration) {
         let first = self.frames.fetch_add(1, Ordering::Relaxed) == 0;
-        for (mean, time) in [(&self.engine_ns, engine), (&self.conversion_ns, conversion)] {
-            let time_ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-            let mean_ns = mean.load(Ordering::Relaxed);
-            let moved = if first {
-                time_ns
-            } else {
-                mean_ns - mean_ns / 8 + time_ns / 8
-            };
-            mean.store(moved, Ordering::Relaxed);
-        }
+        self.engine.measured(engine, first);
+        self.conversion.measured(conversion, first);
     }
 
-    /// Whether a latency message is due, with `ahead` frames before each in the engine; it then counts as posted.
-    pub fn is_news(&self, ahead: usize, now: Instant) -> bool {
+    /// Whether a latency message is due, with `ahead` frames before each in the engine; it then counts as posted. That frames take
+    /// longer is news sooner than that they take less: they come late.
+    pub fn announces(&self, ahead: usize, now: Instant) -> bool {
         let added_ns = self.added(ahead).nseconds();
         let mut announced = lock(&self.announced);
-        let changed = added_ns.abs_diff(announced.added_ns) > announced.added_ns / 4;
+        let changed = match added_ns.checked_sub(announced.added_ns) {
+            Some(more) => more > announced.added_ns / 16,
+            None => announced.added_ns - added_ns > announced.added_ns / 4,
+        };
         let rested = announced
             .at
             .is_none_or(|at| now.saturating_duration_since(at) >= MESSAGE_INTERVAL);
@@ -190,7 +231,7 @@ mod tests {
         let start = Instant::now();
         let news = |took_ms, ahead, at_ms| {
             latency.measured(ms(took_ms), Duration::ZERO);
-            latency.is_news(ahead, start + ms(at_ms))
+            latency.announces(ahead, start + ms(at_ms))
         };
         assert!(news(100, 0, 0), "the first measurement is news");
         assert!(!news(110, 0, 2000), "one per cent is not");
@@ -231,5 +272,32 @@ mod tests {
         assert_eq!(latency.added(2).mseconds(), 95);
         latency.reset();
         assert_eq!(latency.added(2), gst::ClockTime::ZERO);
+    }
+
+    #[test]
+    fn hardly_a_frame_takes_longer_than_is_reported() {
+        let latency = Latency::default();
+        // Between 20 and 60 ms, 40 in the mean.
+        let times = (0..200).map(|index| ms(20 + index * 17 % 41));
+        let mut longer = 0;
+        for (index, time) in times.enumerate() {
+            longer += u32::from(index > 20 && gst::ClockTime::try_from(time).ok() > Some(latency.added(0)));
+            latency.measured(time, Duration::ZERO);
+        }
+        assert!(longer < 10, "{longer} of 180");
+        assert!(latency.added(0).mseconds() < 80);
+    }
+
+    #[test]
+    fn a_variable_frame_rate_is_unknown() {
+        gst::init().expect("GStreamer starts");
+        let latency = Latency::default();
+        for (rate, known) in [("25/1", true), ("0/1", false), ("0/1, max-framerate=60/1", false)] {
+            let caps = format!("video/x-raw, format=I420, width=64, height=48, framerate={rate}");
+            let info = gst_video::VideoInfo::from_caps(&caps.parse::<gst::Caps>().expect("caps"))
+                .expect("raw video");
+            latency.set_rate_of(&info);
+            assert_eq!(!latency.interval().is_zero(), known, "{rate}");
+        }
     }
 }

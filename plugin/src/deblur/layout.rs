@@ -29,7 +29,7 @@ impl Plane {
 }
 
 /// The meta that GStreamer maps by.
-fn meta(buffer: &gst::BufferRef) -> Option<gst::MetaRef<'_, VideoMeta>> {
+pub(super) fn meta(buffer: &gst::BufferRef) -> Option<gst::MetaRef<'_, VideoMeta>> {
     buffer.iter_meta::<VideoMeta>().min_by_key(|meta| meta.id())
 }
 

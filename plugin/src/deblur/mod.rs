@@ -5,7 +5,7 @@
 //! generated detail while the pipeline runs and can be automated with a GstController; `strength` mixes the
 //! result with the input.
 //!
-//! Frames keep their format, timestamps, flags and metas. Up to `depth` of them are in flight; each leaves the
+//! Frames keep their format, timestamps, flags (but what the model has worked on is no gap) and metas. Up to `depth` of them are in flight; each leaves the
 //! element as soon as it and those before it are done, on a thread of the source pad's own.
 //!
 //! ## Example launch lines
@@ -18,7 +18,8 @@
 //!
 //! ## Late frames
 //!
-//! `late-policy` says what happens to a frame for which downstream, by QoS events, has no time left. Where the
+//! `late-policy` says what happens to a frame for which downstream, by QoS events, has no time left; where the
+//! source is not live, none left for the model. Where the
 //! source is live and the model too slow for its frame rate, a frame that finds the model at work is late as
 //! well, unless the policy is to process it: the source is not held up. The element warns once when the model
 //! is too slow for somebody who waits.
@@ -32,13 +33,14 @@
 //! `frames-dropped`) and tiles (`tiles-run`, `tiles-reused`, `tiles-skipped`, and `tiles-failed`, which show the input because
 //! the model's numbers were not finite), and has the mean time of a frame's stages in
 //! nanoseconds (`time-upload`, `time-model`, `time-blend`, `time-download`, `time-total`), the `device` and
-//! the `model` that are used, and the latest `gamma`. With `message-stats` an element message with this
+//! the `model` that are used, and the property `gamma` as it is. They stay until the next start. With `message-stats` an element message with this
 //! structure, `application/x-osdd-stats`, comes with the first frame, every second and at the end of the stream.
 //!
 //! ## High dynamic range
 //!
 //! Video with the transfer function PQ or HLG passes unchanged, with a warning: the model does not know it.
 
+mod activation;
 mod caps;
 mod convert;
 mod cuda;

@@ -41,11 +41,30 @@ impl OsddDeblur {
         }
     }
 
+    /// Whether a frame that needs the model is late: because of what downstream says, or of the model itself.
+    pub(super) fn late_for_model(
+        &self,
+        engine: &Engine,
+        policy: LatePolicy,
+        running_time: Option<gst::ClockTime>,
+    ) -> Result<Option<Late>, gst::FlowError> {
+        // A live source's frames have the latency that the element reports, others only what they come early. One that would
+        // be done too late takes the time of those behind it in vain.
+        let needed = match policy == LatePolicy::Process || self.latency.is_live() {
+            true => gst::ClockTime::ZERO,
+            false => self.latency.added(at_work(engine)),
+        };
+        match self.qos.late(running_time, needed) {
+            None => self.wait_for_turn(engine, policy, running_time),
+            late => Ok(late),
+        }
+    }
+
     /// Whether a frame finds the model at work with no time to wait for it, which makes it late. Where the model is too slow
     /// for the frame rate, one frame at a time is in the engine, so that those behind it wait no longer than the latency that
     /// is reported. Where it is not, a frame that takes longer than others holds the source up for one interval between
     /// frames at most.
-    pub(super) fn no_time(
+    fn wait_for_turn(
         &self,
         engine: &Engine,
         policy: LatePolicy,

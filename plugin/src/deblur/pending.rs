@@ -196,9 +196,10 @@ impl Stream {
     ///
     /// There are no caps yet, or the buffer does not fit them.
     pub fn copy_in(&mut self, input: &gst::BufferRef, view: View) -> Result<(Picture, Kept), FrameError> {
-        // Pictures are compared in the CPU's memory.
-        let stays = !self.wide && view.split_at.is_none();
-        let room = if stays { self.room_on_gpu(input)? } else { None };
+        let room = match self.stays(view) {
+            true => self.room_on_gpu(input)?,
+            false => None,
+        };
         let start = Instant::now();
         let (picture, original, fields) = match room {
             Some((gpu, mut frame)) => {
@@ -225,6 +226,30 @@ impl Stream {
                 fields,
             },
         ))
+    }
+
+    /// Where a frame is to stay in the GPU's memory and there is none to spare: what makes some, which waits for the model and is
+    /// not for who holds this.
+    pub fn lacks_room_on_gpu(
+        &self,
+        input: &gst::BufferRef,
+        view: View,
+    ) -> Option<(&'static Gpu, Arc<Layout>)> {
+        let on_gpu = self.gpu.as_ref().filter(|_| self.stays(view))?;
+        let lacks = on_gpu.spare.is_empty() && on_gpu.gpu.has(input);
+        lacks.then(|| (on_gpu.gpu, on_gpu.layout.clone()))
+    }
+
+    /// Takes over what was made.
+    pub fn add_room_on_gpu(&mut self, frame: CudaFrame) {
+        if let Some(on_gpu) = &mut self.gpu {
+            on_gpu.keep(frame);
+        }
+    }
+
+    /// Whether a frame of a GPU's memory is not needed elsewhere: pictures are compared in the CPU's.
+    fn stays(&self, view: View) -> bool {
+        !self.wide && view.split_at.is_none()
     }
 
     /// Where a frame is in the GPU's memory and can stay there, memory for it.

@@ -99,11 +99,12 @@ impl Queue {
         state.failure = None;
     }
 
-    /// Asked for each frame of upstream's, which so learns once what has become of those before.
+    /// Asked for each frame of upstream's, which so learns once what has become of those before, and where another stream
+    /// begins.
     ///
     /// # Errors
     /// A flush, or why something could not be sent.
-    pub fn check(&self) -> Result<(), gst::FlowError> {
+    pub fn take_failure(&self) -> Result<(), gst::FlowError> {
         let mut state = lock(&self.state);
         let checked = state.check();
         state.failure = None;
@@ -113,7 +114,7 @@ impl Queue {
     /// Puts in what `make` gives.
     ///
     /// # Errors
-    /// As [`check`](Self::check), which is to be asked again, or what `make` says.
+    /// As [`take_failure`](Self::take_failure), which is to be asked again, or what `make` says.
     pub fn put(&self, make: impl FnOnce() -> Result<Pending, gst::FlowError>) -> Result<(), gst::FlowError> {
         let mut state = lock(&self.state);
         state.check()?;
@@ -178,7 +179,7 @@ impl Queue {
     /// Waits until everything is out.
     ///
     /// # Errors
-    /// As [`check`](Self::check), which is to be asked again.
+    /// As [`take_failure`](Self::take_failure), which is to be asked again.
     pub fn wait_until_empty(&self) -> Result<(), gst::FlowError> {
         self.wait(None, |len| len == 0).map(|_| ())
     }
@@ -187,7 +188,7 @@ impl Queue {
     /// is seen when the source pad's thread takes it, or at the deadline.
     ///
     /// # Errors
-    /// As [`check`](Self::check), which is to be asked again.
+    /// As [`take_failure`](Self::take_failure), which is to be asked again.
     pub fn wait(
         &self,
         deadline: Option<Instant>,
@@ -248,8 +249,8 @@ mod tests {
         // Events and whoever drains do not keep it from the next frame.
         assert_eq!(queue.put(event), Err(gst::FlowError::Eos));
         assert_eq!(queue.wait_until_empty(), Err(gst::FlowError::Eos));
-        assert_eq!(queue.check(), Err(gst::FlowError::Eos));
-        assert_eq!(queue.check(), Ok(()));
+        assert_eq!(queue.take_failure(), Err(gst::FlowError::Eos));
+        assert_eq!(queue.take_failure(), Ok(()));
         assert_eq!(queue.wait_until_empty(), Ok(()));
     }
 
@@ -269,7 +270,7 @@ mod tests {
         queue.flush();
         assert!(queue.sent(Err(gst::FlowError::Flushing), || ()).is_empty());
         queue.resume();
-        assert_eq!(queue.check(), Ok(()));
+        assert_eq!(queue.take_failure(), Ok(()));
         // Nor is one that comes when the flush is over already: a seek from within what was being sent.
         queue.put(event).expect("taken");
         assert!(matches!(queue.take(now()), Next::Send(_)));
@@ -277,10 +278,10 @@ mod tests {
         queue.resume();
         queue.put(event).expect("taken");
         assert!(queue.sent(Err(gst::FlowError::Flushing), || ()).is_empty());
-        assert_eq!((queue.check(), queue.len()), (Ok(()), 1));
+        assert_eq!((queue.take_failure(), queue.len()), (Ok(()), 1));
         queue.stop();
         assert!(matches!(queue.take(now()), Next::Stop));
-        assert_eq!(queue.check(), Err(gst::FlowError::Flushing));
+        assert_eq!(queue.take_failure(), Err(gst::FlowError::Flushing));
     }
 
     #[test]

@@ -63,8 +63,12 @@ impl OsddDeblur {
     /// The value of the property `stats`.
     pub(super) fn stats(&self) -> gst::Structure {
         let settings = lock(&self.settings).clone();
-        let engine = lock(&self.engine).clone();
-        stats::structure(&self.counters, &settings, engine.as_deref())
+        let running = lock(&self.engine).clone();
+        let engine = match running {
+            Some(engine) => Some((engine.stats(), engine.info().clone())),
+            None => lock(&self.ended).clone(),
+        };
+        stats::structure(&self.counters, &settings, engine)
     }
 
     /// A frame is late and left out.

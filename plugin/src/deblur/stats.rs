@@ -6,7 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::imp::Engine;
+use osdd::engine::{EngineInfo, Stats};
+
 use super::lock;
 use super::settings::Settings;
 
@@ -63,13 +64,16 @@ impl LastMessage {
 }
 
 /// The value of `stats`; before the element has started, what it would start with and zeros.
-pub(crate) fn structure(counters: &Counters, settings: &Settings, engine: Option<&Engine>) -> gst::Structure {
+pub(crate) fn structure(
+    counters: &Counters,
+    settings: &Settings,
+    engine: Option<(Stats, EngineInfo)>,
+) -> gst::Structure {
     let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-    let engine_stats = engine.map(Engine::stats).unwrap_or_default();
-    let (model, device) = match engine.map(Engine::info) {
-        Some(info) => (info.model.clone(), info.device.to_string()),
-        None => (settings.model.clone(), settings.device.clone()),
+    let (engine_stats, model, device) = match engine {
+        Some((stats, info)) => (stats, info.model, info.device.to_string()),
+        None => (Stats::default(), settings.model.clone(), settings.device.clone()),
     };
     gst::Structure::builder("application/x-osdd-stats")
         .field("frames-in", read(&counters.frames_in))

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use gst_video::VideoMeta;
 use osdd::device::synchronize;
 use osdd::engine::{Arriving, Picture};
 use tch::{Device, Kind, Tensor};
@@ -22,7 +21,7 @@ pub(crate) struct CudaFrame {
 /// Planes of a buffer: offset, and bytes from line to line.
 fn buffer_planes(buffer: &gst::BufferRef, layout: &Layout) -> Result<Vec<(usize, usize)>, FrameError> {
     let info = layout.info();
-    let (planes, fits): (Vec<_>, _) = match buffer.meta::<VideoMeta>() {
+    let (planes, fits): (Vec<_>, _) = match layout::meta(buffer) {
         None => {
             let planes = layout.planes().map(|(offset, stride, _)| (offset, stride));
             (planes.collect(), true)
