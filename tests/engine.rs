@@ -414,8 +414,15 @@ fn alpha_moves_while_its_scene_stands_still() {
 }
 
 #[test]
-#[ignore = "needs a GPU: cargo test --release --test engine -- --ignored"]
 fn a_gpu_gives_what_the_cpu_gives() {
+    let on_gpu = EngineConfig {
+        device: Device::Cuda(0),
+        ..config()
+    };
+    if Engine::new(on_gpu).is_err() {
+        eprintln!("left out: there is no GPU");
+        return;
+    }
     let mut input = Frame::new(640, 360, PixelFormat::Rgb16);
     for (to, from) in input.data.chunks_exact_mut(2).zip(frame(640, 360, 1).data) {
         to.copy_from_slice(&(257 * u16::from(from)).to_ne_bytes());

@@ -17,7 +17,7 @@ pub struct EngineConfig {
     pub tile_size: Option<usize>,
     /// Overlap of neighbouring tiles in pixels, or half of a tile's side where that is less. `None` is what the model asks for
     /// ([`ModelConfig::tile_overlap`](crate::config::ModelConfig::tile_overlap)): 128, with which `nano`'s tiles match the whole frame to
-    /// within 1/255, or for `small` 256.
+    /// within 1/255 (in bf16 a pixel in millions differs by 2/255), or for `small` 256.
     pub tile_overlap: Option<usize>,
     /// Tiles that run together; 0 leaves it to the engine.
     pub tile_batch: usize,
@@ -35,6 +35,9 @@ pub struct EngineConfig {
     /// Mix of output (1) and input (0).
     pub strength: f64,
 }
+
+/// Half of the largest tile, so more would be no more.
+const MOST_OVERLAP: usize = 4096;
 
 /// Tiles of an engine that is told nothing: where each is to be small, on a GPU, and where large ones cost little.
 const LEAST_AUTO_TILE: usize = 512;
@@ -98,6 +101,13 @@ impl EngineConfig {
             tile.to_string(),
             "a multiple of 64 up to 8192, or 0 for the whole frame".into(),
         )?;
+        let overlap = self.tile_overlap.unwrap_or(0);
+        check(
+            overlap <= MOST_OVERLAP,
+            "tile overlap",
+            overlap.to_string(),
+            format!("0 to {MOST_OVERLAP}"),
+        )?;
         let depth = self.depth;
         check(
             (1..=16).contains(&depth),
@@ -147,6 +157,7 @@ mod tests {
             config.validate().unwrap_err().to_string()
         };
         assert!(bad(|c| c.tile_size = Some(100)).contains("multiple of 64"));
+        assert!(bad(|c| c.tile_overlap = Some(4097)).contains("0 to 4096"));
         assert!(bad(|c| c.depth = 0).contains("1 to 16"));
         assert!(bad(|c| c.reuse_threshold = -1.0).contains("0 to 255"));
         assert!(bad(|c| c.gamma = f64::NAN).contains("0 to 1"));

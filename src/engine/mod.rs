@@ -1,8 +1,7 @@
 //! The streaming engine: frames in, sharper frames out, in order, on a thread of its own.
 //!
-//! One thread owns the device and its tensors; only [`Frame`]s and plain messages cross the
-//! channels. A model is
-//! loaded once per process and shared by all engines that use it.
+//! One thread owns the device and what it computes with; frames ([`Frame`], or a [`Picture`] of one's own, which may be in a GPU's
+//! memory) and plain messages cross the channels. A model is loaded once per process and shared by all engines that use it.
 //!
 //! ```no_run
 //! use osdd::engine::{Engine, EngineConfig};
