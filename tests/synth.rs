@@ -67,7 +67,10 @@ fn samples_have_the_same_bytes_on_any_machine() {
         ),
         (
             "gamma 2.2",
-            only("trajectory", r#", "response": "gamma22", "noise_levels": 0"#),
+            only(
+                "trajectory",
+                r#", "response_weights": { "gamma22": 1 }, "noise_levels": 0"#,
+            ),
         ),
         ("saturated", only("trajectory", r#", "saturation_share": 1"#)),
         ("clip", only("clip", "")),

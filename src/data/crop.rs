@@ -24,9 +24,15 @@ pub enum Framing {
 
 impl Framing {
     /// The window before it is known how much room the blur needs.
-    pub(super) fn window(&self, rng: &mut ChaCha8Rng, image: &Image8, config: &MixConfig) -> Window {
+    pub(super) fn window(
+        &self,
+        rng: &mut ChaCha8Rng,
+        image: &Image8,
+        config: &MixConfig,
+        scale_share: f64,
+    ) -> Window {
         match *self {
-            Self::Random => draw_window(rng, image, config),
+            Self::Random => draw_window(rng, image, config, scale_share),
             Self::At(window) => window,
             Self::Whole => Window {
                 x: 0,
@@ -49,9 +55,9 @@ impl Framing {
 
 /// A random scale and, of several random places, the one with most detail: a crop of sky teaches nothing
 /// about blur.
-fn draw_window(rng: &mut ChaCha8Rng, image: &Image8, config: &MixConfig) -> Window {
+fn draw_window(rng: &mut ChaCha8Rng, image: &Image8, config: &MixConfig, scale_share: f64) -> Window {
     let size = config.crop_size;
-    let wanted = if chance(rng, config.scale_share) {
+    let wanted = if chance(rng, scale_share) {
         uniform(rng, config.scale[0], config.scale[1])
     } else {
         1.0

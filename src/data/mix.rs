@@ -1,5 +1,6 @@
 //! What a training run is fed with: the kinds of samples, how often, and how strong the blur is.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -190,6 +191,8 @@ pub struct MixConfig {
     pub scale: [f64; 2],
     /// Share of samples that are read at a scale from `scale`; the others are read as they are.
     pub scale_share: f64,
+    /// The same of clips and pairs, whose blur and sharpness are real.
+    pub recorded_scale_share: f64,
     /// Largest standard deviation of the noise in 8-bit levels, drawn uniformly from 0. Real pairs have their
     /// own noise and get none.
     pub noise_levels: f64,
@@ -221,8 +224,8 @@ pub struct MixConfig {
     pub flip: bool,
     /// Crops drawn at most, of which the one with most detail is kept; how many is drawn for each sample.
     pub crop_candidates: usize,
-    /// Response curve of the sources.
-    pub response: Response,
+    /// Response curves of the sources, and how often each is taken. Whose camera it was nobody knows.
+    pub response_weights: BTreeMap<Response, f64>,
 }
 
 impl Default for MixConfig {
@@ -248,6 +251,7 @@ impl Default for MixConfig {
             clip_frame_share: 0.1,
             scale: [0.5, 1.0],
             scale_share: 0.5,
+            recorded_scale_share: 0.5,
             noise_levels: 3.0,
             shot_noise_levels: 0.0,
             read_noise_levels: 0.0,
@@ -261,7 +265,7 @@ impl Default for MixConfig {
             keep_inside: false,
             flip: true,
             crop_candidates: 3,
-            response: Response::Srgb,
+            response_weights: [(Response::Srgb, 1.0)].into(),
         }
     }
 }
@@ -278,6 +282,14 @@ impl MixConfig {
             if !(0.0..=1e6).contains(&weight) {
                 return illegal("weights", format!("{} = {weight}", kind.name()), "each 0 to 1e6");
             }
+        }
+        let weights = || self.response_weights.values();
+        if !(weights().all(|weight| (0.0..=1e6).contains(weight)) && weights().sum::<f64>() > 0.0) {
+            return illegal(
+                "response_weights",
+                format!("{:?}", self.response_weights),
+                "each 0 to 1e6, not all 0",
+            );
         }
         let size = self.crop_size;
         if !(8..=4096).contains(&size) {
@@ -376,6 +388,7 @@ impl MixConfig {
             ("pan_share", self.pan_share, 1.0, "0 to 1"),
             ("clip_frame_share", self.clip_frame_share, 1.0, "0 to 1"),
             ("scale_share", self.scale_share, 1.0, "0 to 1"),
+            ("recorded_scale_share", self.recorded_scale_share, 1.0, "0 to 1"),
             ("saturation_share", self.saturation_share, 1.0, "0 to 1"),
             ("jpeg_share", self.jpeg_share, 1.0, "0 to 1"),
             ("h264_share", self.h264_share, 1.0, "0 to 1"),

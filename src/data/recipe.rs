@@ -17,6 +17,7 @@ use super::planes::Window;
 use super::random::{chance, integer, log_uniform, uniform};
 use super::rotation::Rotation;
 use super::trajectory::Trajectory;
+use super::transfer::Response;
 
 /// Which image of the [`Sources`], by position in their lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -54,6 +55,8 @@ pub struct Recipe {
     pub window: Window,
     /// What moves, and how.
     pub blur: Blur,
+    /// Curve by which the source is turned into light, and the result back.
+    pub response: Response,
     /// Brightness of full scale, linear, where highlights are restored before blurring.
     pub saturation_gain: Option<f64>,
     /// Mirroring and transposition, after the blur.
@@ -218,7 +221,11 @@ impl Recipe {
             SourceId::Pair(_) => &images[1],
             SourceId::Photo(_) | SourceId::Frame { .. } => &images[0],
         };
-        let window = framing.window(rng, truth, config);
+        let scale_share = match kind {
+            SampleKind::Clip | SampleKind::Pair => config.recorded_scale_share,
+            _ => config.scale_share,
+        };
+        let window = framing.window(rng, truth, config, scale_share);
         let (blur, window) = draw_blur(rng, sources, config, kind, truth, window, framing);
         let saturation_gain = draw_saturation(rng, config, kind, &blur);
         let orientation = if config.flip {
@@ -231,6 +238,7 @@ impl Recipe {
             source,
             window,
             blur,
+            response: Response::default(),
             saturation_gain,
             orientation,
             noise_levels: 0.0,
@@ -259,6 +267,12 @@ impl Recipe {
                 recipe.chroma_subsampled = chance(rng, config.chroma_subsampling_share);
             }
         }
+        recipe.response = draw_response(rng, config);
+        if matches!(recipe.response, Response::Linear | Response::Exponential) {
+            // The curves of averaged frames, which have hardly any left. In the light of a curve that is no camera's it would be
+            // far too weak or too strong.
+            (recipe.shot_noise_levels, recipe.read_noise_levels) = (0.0, 0.0);
+        }
         recipe
     }
 
@@ -266,6 +280,30 @@ impl Recipe {
     pub fn size(&self) -> (usize, usize) {
         self.orientation.turned((self.window.width, self.window.height))
     }
+}
+
+/// Draws nothing where there is one alone.
+fn draw_response(rng: &mut ChaCha8Rng, config: &MixConfig) -> Response {
+    let weights = || {
+        config
+            .response_weights
+            .iter()
+            .filter(|(_, weight)| **weight > 0.0)
+    };
+    let total: f64 = weights().map(|(_, weight)| weight).sum();
+    let mut point = match weights().count() {
+        0 | 1 => 0.0,
+        _ => uniform(rng, 0.0, total),
+    };
+    let mut drawn = Response::default();
+    for (response, weight) in weights() {
+        drawn = *response;
+        if point < *weight {
+            break;
+        }
+        point -= weight;
+    }
+    drawn
 }
 
 /// A photograph, or now and then a frame of a clip: those are sharp too.

@@ -12,7 +12,6 @@ use super::planes::Planes;
 use super::recipe::{Blur, Layering, Recipe, SourceId};
 use super::sampler::Sample;
 use super::trajectory::Trajectory;
-use super::transfer::Response;
 use super::video::{compress_h264, subsample_chroma};
 
 /// Linear value above which a highlight may have been clipped; 243 of 255 encoded.
@@ -31,14 +30,14 @@ pub struct LocalKernel {
 
 impl Recipe {
     /// Makes the sample. `rng` is the one that drew the recipe: the noise comes from it.
-    pub fn render(&self, response: Response, rng: &mut ChaCha8Rng) -> Sample {
-        let (mut blurry, sharp) = self.linear(response);
+    pub fn render(&self, rng: &mut ChaCha8Rng) -> Sample {
+        let (mut blurry, sharp) = self.linear();
         if self.shot_noise_levels > 0.0 || self.read_noise_levels > 0.0 {
             let (shot, read) = (self.shot_noise_levels as f32, self.read_noise_levels as f32);
             add_sensor_noise(&mut blurry.data, shot, read, rng);
         }
         let size = (self.window.width, self.window.height);
-        let finished = |planes: &Planes| self.orientation.applied(&planes.encoded(response), size);
+        let finished = |planes: &Planes| self.orientation.applied(&planes.encoded(self.response), size);
         let (mut blurry, mut sharp) = (finished(&blurry), finished(&sharp));
         if self.noise_levels > 0.0 {
             add_noise(&mut blurry, self.noise_levels as f32, rng);
@@ -64,7 +63,8 @@ impl Recipe {
     }
 
     /// Blurry and sharp in linear light.
-    fn linear(&self, response: Response) -> (Planes, Planes) {
+    fn linear(&self) -> (Planes, Planes) {
+        let response = self.response;
         let read = |image: &Image8| Planes::read(image, &self.window, response);
         let size = (self.window.width, self.window.height);
         match &self.blur {
@@ -80,35 +80,35 @@ impl Recipe {
                 _ => (read(&self.images[0]), read(&self.images[1])),
             },
             Blur::Uniform { kernel, .. } => {
-                let (source, sharp) = self.with_margins(kernel.margins(), response);
+                let (source, sharp) = self.with_margins(kernel.margins());
                 (convolve(&source, kernel), sharp)
             }
             Blur::Defocus { kernel, .. } => {
-                let (source, _) = self.with_margins(kernel.margins(), response);
+                let (source, _) = self.with_margins(kernel.margins());
                 let unfocused = convolve(&source, kernel);
                 (unfocused.clone(), unfocused)
             }
             Blur::Rotation { rotation, .. } => {
-                let (source, sharp) = self.with_margins(rotation.margins(size), response);
+                let (source, sharp) = self.with_margins(rotation.margins(size));
                 (rotation.blur(&source, size, self.filter()), sharp)
             }
-            Blur::Layered(layering) => self.layered(layering, response),
+            Blur::Layered(layering) => self.layered(layering),
         }
     }
 
     /// The window with its margins, highlights restored; and the window as it is.
-    fn with_margins(&self, margins: Margins, response: Response) -> (Planes, Planes) {
-        let source = Planes::read(&self.images[0], &self.window.widened(margins), response);
+    fn with_margins(&self, margins: Margins) -> (Planes, Planes) {
+        let source = Planes::read(&self.images[0], &self.window.widened(margins), self.response);
         let sharp = source.cropped(margins.left, margins.top, self.window.width, self.window.height);
         (self.restored(source), sharp)
     }
 
-    fn layered(&self, layering: &Layering, response: Response) -> (Planes, Planes) {
-        let (background, bright_background) = self.backgrounds(layering, response);
+    fn layered(&self, layering: &Layering) -> (Planes, Planes) {
+        let (background, bright_background) = self.backgrounds(layering);
         let pictures = layering
             .objects
             .iter()
-            .map(|object| Planes::read(&object.image, &object.window, response));
+            .map(|object| Planes::read(&object.image, &object.window, self.response));
         let pictures: Vec<Planes> = pictures.collect();
         let cut = |pictures: Vec<Planes>| -> Vec<Object> {
             let pairs = pictures.into_iter().zip(&layering.objects);
@@ -137,11 +137,11 @@ impl Recipe {
 
     /// The background of layers as it is in the truth, and with its highlights restored. Out of focus they are the same:
     /// there light that is brighter than white belongs to the truth.
-    fn backgrounds(&self, layering: &Layering, response: Response) -> (Planes, Planes) {
+    fn backgrounds(&self, layering: &Layering) -> (Planes, Planes) {
         let source = Planes::read(
             &self.images[0],
             &self.window.widened(layering.margins()),
-            response,
+            self.response,
         );
         match &layering.defocus {
             Some(kernel) => {

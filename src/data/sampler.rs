@@ -32,7 +32,7 @@ pub struct Sample {
 pub fn sample(sources: &Sources, config: &MixConfig, index: u64) -> Sample {
     let rng = &mut sample_rng(config.seed, index);
     let kind = draw_kind(rng, sources, config);
-    Recipe::draw(rng, sources, config, kind, Framing::Random).render(config.response, rng)
+    Recipe::draw(rng, sources, config, kind, Framing::Random).render(rng)
 }
 
 /// Draws a kind in proportion to the weights.
@@ -62,6 +62,7 @@ mod tests {
     use super::super::mix::MixWeights;
     use super::super::pairs::Pair;
     use super::super::random::integer;
+    use super::super::transfer::Response;
     use super::*;
 
     fn texture(width: usize, height: usize, seed: u64) -> Image8 {
@@ -203,7 +204,7 @@ mod tests {
         let linear = |values: &[f32]| {
             values
                 .iter()
-                .map(|v| config.response.decode(f64::from(*v)))
+                .map(|v| Response::Srgb.decode(f64::from(*v)))
                 .sum::<f64>()
         };
         for index in 0..40 {

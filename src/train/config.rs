@@ -278,6 +278,9 @@ impl TrainConfig {
         if !finite_positive(config.learning_rate) || !finite_positive(config.max_grad_norm) {
             return Err(fail("learning_rate and max_grad_norm must be above 0".into()));
         }
+        if !(0.0..=1.0).contains(&config.weight_decay) {
+            return Err(fail("weight_decay must be 0 to 1".into()));
+        }
         if config.accumulation == 0 {
             return Err(fail("accumulation must be at least 1".into()));
         }

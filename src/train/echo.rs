@@ -112,9 +112,12 @@ impl Echo {
         if symmetry == 0 {
             self.take_new(teach)?;
         }
-        // At first there is nothing so old.
-        let age = (symmetry * APART).min(self.lessons.len() - 1);
-        Ok(self.lessons[age].turned(symmetry))
+        let apart = match self.lessons.len() {
+            // At first there is nothing so old.
+            young if young <= (self.times - 1) * APART => young / self.times,
+            _ => APART,
+        };
+        Ok(self.lessons[symmetry * apart].turned(symmetry))
     }
 
     pub fn feed(&mut self) -> &mut Feed {
@@ -188,8 +191,12 @@ mod tests {
             .map(|_| recognised(&thrice.next_lesson(&teach).unwrap(), &crops))
             .collect();
         assert_eq!(thrice.feed().next_index(), 80);
-        // Of the first, before there is anything so old, the echoes are others' too.
-        for crop in 1..80 - 2 * APART {
+        // Before there is anything so old, echoes come sooner and are spread over what there is.
+        for crop in 0..2 * APART {
+            let times = seen.iter().filter(|(seen, _)| *seen == crop).count();
+            assert!((1..=8).contains(&times), "crop {crop} was seen {times} times");
+        }
+        for crop in 2 * APART..80 - 2 * APART {
             let times: Vec<_> = (0..240).filter(|i| seen[*i].0 == crop).collect();
             let symmetries: Vec<_> = times.iter().map(|i| seen[*i].1).collect();
             assert_eq!(symmetries, [0, 1, 2]);

@@ -73,7 +73,7 @@ fn finished(out: &Path, job: &Job) -> Option<PairRecord> {
 
 fn write(out: &Path, job: &Job, sources: &Sources, settings: &Settings) -> Result<PairRecord> {
     let (recipe, mut rng) = job.recipe(sources, settings);
-    let sample = recipe.render(settings.mix.response, &mut rng);
+    let sample = recipe.render(&mut rng);
     let record = PairRecord::new(job, &recipe, sources, &settings.clips);
     let Sample { width, height, .. } = sample;
     let path = |folder: &str| out.join(folder).join(&record.name);

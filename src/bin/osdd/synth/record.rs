@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use osdd::data::{Blur, LocalKernel, Orientation, Recipe, SourceId, Sources, Tap, Window};
+use osdd::data::{Blur, LocalKernel, Orientation, Recipe, Response, SourceId, Sources, Tap, Window};
 use serde::{Deserialize, Serialize};
 
 use super::jobs::Job;
@@ -24,6 +24,8 @@ pub(super) struct PairRecord {
     /// Moving objects from back to front, and where each was cut out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub objects: Vec<SourceRecord>,
+    #[serde(default)]
+    pub response: Response,
     pub saturation_gain: Option<f64>,
     /// Mirroring and transposition; the kernels are those before it.
     pub orientation: Orientation,
@@ -116,6 +118,7 @@ impl PairRecord {
                 .iter()
                 .map(|object| source(object.source, &object.window))
                 .collect(),
+            response: recipe.response,
             saturation_gain: recipe.saturation_gain,
             orientation: recipe.orientation,
             noise_levels: recipe.noise_levels,

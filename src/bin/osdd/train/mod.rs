@@ -140,7 +140,8 @@ pub(crate) fn run(args: TrainArgs) -> anyhow::Result<()> {
     let (mut saved, mut scored) = (Instant::now(), Instant::now());
     let minutes = |n: f64| Duration::try_from_secs_f64(n.max(0.0) * 60.0).unwrap_or(Duration::MAX);
     let mut interrupted = false;
-    trainer.run(data_threads(&args), &mut |trainer, progress| {
+    let begun = trainer.iteration();
+    let outcome = trainer.run(data_threads(&args), &mut |trainer, progress| {
         log.step(progress);
         interrupted = interrupt::check().is_err();
         if interrupted {
@@ -164,10 +165,18 @@ pub(crate) fn run(args: TrainArgs) -> anyhow::Result<()> {
         }
         log.leave_out(start.elapsed());
         Ok(Verdict::Continue)
-    })?;
+    });
+    if outcome.is_err() && trainer.iteration() == begun {
+        return outcome.map_err(Into::into);
+    }
+    // The result first: it is what the run was for, and smaller than a checkpoint. Also of a run that failed: what it has
+    // learned is good.
+    let model = trainer.save_model(&args.out);
+    let kept = trainer.save_checkpoint(&checkpoint);
+    outcome?;
+    let path = model?;
+    kept?;
     if interrupted {
-        trainer.save_checkpoint(&checkpoint)?;
-        trainer.save_model(&args.out)?;
         report::note(format_args!(
             "stopped after iteration {}; --resume goes on from {}",
             trainer.iteration(),
@@ -175,9 +184,6 @@ pub(crate) fn run(args: TrainArgs) -> anyhow::Result<()> {
         ));
         bail!(interrupt::Interrupted);
     }
-    // The result first: it is what the run was for, and smaller than a checkpoint.
-    let path = trainer.save_model(&args.out)?;
-    trainer.save_checkpoint(&checkpoint)?;
     log.scores(trainer.iteration(), &trainer.validate(&sets)?);
     log.pictures(trainer.samples(&sets)?);
     report::note(format_args!("wrote {}", path.display()));
