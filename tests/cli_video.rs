@@ -1,153 +1,16 @@
 //! `osdd deblur` on video files, and `osdd bench`: everything of the command line that goes through the element.
 #![cfg(feature = "cli")]
 
-use std::collections::BTreeMap;
+#[path = "common/media.rs"]
+mod media;
+
 use std::fs;
-use std::process::{Command, Output};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use gst::prelude::*;
+use media::*;
 use serde_json::Value;
 use tempfile::TempDir;
-
-const FRAMES: usize = 10;
-const VIDEO: &str = "videotestsrc num-buffers=10 ! video/x-raw,format=I420,width=64,height=48,framerate=25/1";
-const H264: &str = "x264enc speed-preset=ultrafast bframes=0 ! h264parse";
-
-fn folder() -> TempDir {
-    tempfile::tempdir().expect("a temporary folder")
-}
-
-fn osdd(folder: &TempDir, arguments: &str) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_osdd"))
-        .args(arguments.split_whitespace())
-        .current_dir(folder.path())
-        .env_remove("OSDD_LOG")
-        .output()
-        .expect("osdd starts")
-}
-
-/// What the command says on standard error.
-fn succeeds(folder: &TempDir, arguments: &str) -> String {
-    let output = osdd(folder, arguments);
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "osdd {arguments}: {text}");
-    text
-}
-
-fn fails(folder: &TempDir, arguments: &str) -> String {
-    let output = osdd(folder, arguments);
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "osdd {arguments}: {text}");
-    assert_eq!(text.lines().count(), 1, "osdd {arguments}: {text}");
-    text
-}
-
-fn launch(folder: &TempDir, description: &str) -> gst::Pipeline {
-    gst::init().expect("GStreamer starts");
-    let description = description.replace("@", &format!("{}/", folder.path().display()));
-    let pipeline = gst::parse::launch(&description).unwrap_or_else(|error| panic!("{description}: {error}"));
-    pipeline.downcast().expect("several elements are a pipeline")
-}
-
-fn play(pipeline: &gst::Pipeline) {
-    let bus = pipeline.bus().expect("a bus");
-    pipeline
-        .set_state(gst::State::Playing)
-        .expect("the pipeline plays");
-    let ends = [gst::MessageType::Eos, gst::MessageType::Error];
-    let message = bus
-        .timed_pop_filtered(gst::ClockTime::from_seconds(120), &ends)
-        .expect("an end");
-    pipeline.set_state(gst::State::Null).expect("the pipeline stops");
-    if let gst::MessageView::Error(error) = message.view() {
-        panic!("{} ({:?})", error.error(), error.debug());
-    }
-}
-
-/// An elementary stream of a file.
-#[derive(Clone, Default)]
-struct Stream {
-    caps: Option<gst::Caps>,
-    times: Vec<gst::ClockTime>,
-    data: Vec<Vec<u8>>,
-    tags: Vec<gst::TagList>,
-}
-
-impl Stream {
-    fn field<'a, T: gst::glib::value::FromValue<'a>>(&'a self, name: &str) -> Option<T> {
-        self.caps
-            .as_ref()
-            .and_then(|caps| caps.structure(0))
-            .and_then(|structure| structure.get(name).ok())
-    }
-}
-
-/// The streams of a file by the name of their format.
-fn streams(folder: &TempDir, name: &str) -> BTreeMap<String, Stream> {
-    let pipeline = launch(folder, &format!("filesrc location=@{name} ! parsebin name=parse"));
-    let found = Arc::new(Mutex::new(BTreeMap::<String, Stream>::new()));
-    let (weak, kept) = (pipeline.downgrade(), Arc::clone(&found));
-    pipeline
-        .by_name("parse")
-        .expect("parsebin")
-        .connect_pad_added(move |_, pad| {
-            let pipeline = weak.upgrade().expect("the pipeline lives");
-            let sink = gst::ElementFactory::make("fakesink")
-                .property("sync", false)
-                .build()
-                .expect("fakesink");
-            let queue = gst::ElementFactory::make("queue").build().expect("queue");
-            pipeline.add_many([&queue, &sink]).expect("a name of its own");
-            queue.link(&sink).expect("a sink that takes everything");
-            pad.link(&queue.static_pad("sink").expect("a sink pad"))
-                .expect("a queue that takes everything");
-            let (kept, name) = (Arc::clone(&kept), pad.name().to_string());
-            kept.lock().unwrap().entry(name.clone()).or_default().caps = pad.current_caps();
-            pad.add_probe(
-                gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM,
-                move |_, info| {
-                    let mut kept = kept.lock().unwrap();
-                    let stream = kept.entry(name.clone()).or_default();
-                    match (&info.data, info.event().map(|event| event.view())) {
-                        (Some(gst::PadProbeData::Buffer(buffer)), _) => {
-                            stream.times.extend(buffer.pts());
-                            stream.data.push(buffer.map_readable().expect("memory").to_vec());
-                        }
-                        (_, Some(gst::EventView::Caps(caps))) => stream.caps = Some(caps.caps_owned()),
-                        (_, Some(gst::EventView::Tag(tag))) => stream.tags.push(tag.tag_owned()),
-                        _ => {}
-                    }
-                    gst::PadProbeReturn::Ok
-                },
-            );
-            for element in [sink, queue] {
-                element.sync_state_with_parent().expect("it plays");
-            }
-        });
-    play(&pipeline);
-    let found = found.lock().unwrap();
-    let format = |stream: &Stream| {
-        stream
-            .caps
-            .as_ref()?
-            .structure(0)
-            .map(|structure| structure.name().to_string())
-    };
-    found
-        .values()
-        .filter_map(|stream| Some((format(stream)?, stream.clone())))
-        .collect()
-}
-
-fn names(folder: &TempDir) -> Vec<String> {
-    let mut names: Vec<_> = fs::read_dir(folder.path())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
-}
 
 /// 10 frames and as much sound.
 fn make(folder: &TempDir, name: &str, muxer: &str, video: &str, audio: &str) {
@@ -158,21 +21,6 @@ fn make(folder: &TempDir, name: &str, muxer: &str, video: &str, audio: &str) {
             "{video} ! queue ! {muxer} name=m ! filesink location=@{name} {sound} ! {audio} ! queue ! m."
         ),
     ));
-}
-
-fn same_times(before: &Stream, after: &Stream) {
-    assert_eq!(before.times.len(), after.times.len());
-    let [before, after] = [before, after].map(|stream| {
-        // From the first on, in the order of display.
-        let first = stream.times.iter().min().copied().unwrap_or_default();
-        let mut times: Vec<gst::ClockTime> = stream.times.iter().map(|time| *time - first).collect();
-        times.sort();
-        times
-    });
-    for (before, after) in before.iter().zip(&after) {
-        let difference = before.nseconds().abs_diff(after.nseconds());
-        assert!(difference <= 1_000_000, "{before} became {after}");
-    }
 }
 
 #[test]
@@ -475,42 +323,6 @@ fn a_missing_model_stops_a_video_with_one_line() {
     );
     let text = fails(&folder, "deblur in.mp4 -o out.mp4 --device cpu --precision fp16");
     assert!(text.contains("precision cannot be fp16"), "{text}");
-    assert_eq!(names(&folder), ["in.mp4"]);
-}
-
-#[cfg(unix)]
-#[test]
-fn an_interrupt_leaves_nothing_half_done() {
-    let folder = folder();
-    let video = VIDEO.replace("num-buffers=10", "num-buffers=2000");
-    play(&launch(
-        &folder,
-        &format!("{video} ! {H264} ! mp4mux ! filesink location=@in.mp4"),
-    ));
-    let mut child = Command::new(env!("CARGO_BIN_EXE_osdd"))
-        .args(["deblur", "in.mp4", "-o", "out.mp4"])
-        .current_dir(folder.path())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .expect("osdd starts");
-    while names(&folder).len() < 2 {
-        assert_eq!(
-            child.try_wait().unwrap(),
-            None,
-            "it ended before it began to write"
-        );
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
-    // Twice at once, as `timeout` does it, is still one request.
-    let id = child.id().to_string();
-    for _ in 0..2 {
-        let interrupted = Command::new("kill").args(["-s", "INT", &id]).status();
-        assert!(interrupted.expect("kill runs").success());
-    }
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(130));
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(text.contains("interrupted: nothing of in.mp4 is kept"), "{text}");
     assert_eq!(names(&folder), ["in.mp4"]);
 }
 

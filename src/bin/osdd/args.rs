@@ -191,7 +191,7 @@ pub(crate) struct DeblurArgs {
     /// Video quality, lower is better: 0..50 for H.264 (default 18), 0..63 for VP9 (default 24)
     #[arg(long, value_name = "Q")]
     pub quality: Option<u32>,
-    /// Skip what has been written already, with whatever settings; a video that was interrupted starts anew
+    /// Skip what has been written already, with whatever settings; go on with a video that was interrupted
     #[arg(long, conflicts_with = "force")]
     pub resume: bool,
     /// Replace existing outputs (never an input)

@@ -55,13 +55,7 @@ pub(crate) fn run(args: DeblurArgs) -> Result<()> {
             continue;
         };
         match video::deblur(&job.input, &job.output, container, &args) {
-            Err(error) if error.is::<Interrupted>() => {
-                report::warning(format_args!(
-                    "interrupted: nothing of {} is kept, a video starts anew",
-                    job.input.display()
-                ));
-                return Err(error);
-            }
+            Err(error) if error.is::<Interrupted>() => return Err(error),
             Err(error) if single => return Err(error),
             Err(error) => {
                 skipped(&job.input, &error);

@@ -22,20 +22,26 @@ pub(crate) fn remove_all_pending() {
     }
 }
 
-/// Bytes of a name, of 255 that file systems allow, to which a temporary's can be added.
+/// Bytes of a name, of 255 that file systems allow, to which more can be added.
 const LONG_NAME: usize = 200;
 
-fn temporary_name(name: &OsStr, process: u32) -> OsString {
-    let mut temporary = OsString::from(".");
+/// The name of something that belongs to the output `name` and lies beside it: `.name.suffix`.
+pub(crate) fn hidden_name(name: &OsStr, suffix: &str) -> OsString {
+    let mut hidden = OsString::from(".");
     if name.len() <= LONG_NAME {
-        temporary.push(name);
+        hidden.push(name);
     } else {
         let mut hasher = DefaultHasher::new();
         name.hash(&mut hasher);
-        temporary.push(format!("{:016x}", hasher.finish()));
+        hidden.push(format!("{:016x}", hasher.finish()));
     }
-    temporary.push(format!(".{process}.part"));
-    temporary
+    hidden.push(".");
+    hidden.push(suffix);
+    hidden
+}
+
+fn temporary_name(name: &OsStr, process: u32) -> OsString {
+    hidden_name(name, &format!("{process}.part"))
 }
 
 /// Removes temporaries of `name` whose process was killed, where the system tells which processes there are.

@@ -57,7 +57,7 @@ pub(crate) fn make(factory: &str) -> Result<gst::Element> {
             "avenc_aac" => "gstreamer1.0-libav",
             "videoconvert" | "audioconvert" | "audioresample" | "decodebin" | "parsebin" | "videotestsrc"
             | "opusenc" | "vorbisenc" => "gstreamer1.0-plugins-base",
-            "h264parse" | "h265parse" => "gstreamer1.0-plugins-bad",
+            "gdpdepay" | "gdppay" | "h264parse" | "h265parse" => "gstreamer1.0-plugins-bad",
             _ => "gstreamer1.0-plugins-good",
         };
         anyhow!("the GStreamer element {factory} is missing; on Debian it is in {package}")

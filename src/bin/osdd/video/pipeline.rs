@@ -1,9 +1,11 @@
 //! The pipeline of a video file:
 //!
 //! ```text
-//! filesrc ! parsebin ! decodebin ! videoconvert ! osdddeblur ! videoconvert ! encoder ! muxer ! filesink
-//!                    ! (every other stream) ............................................ !
+//! filesrc ! parsebin ! decodebin ! videoconvert ! osdddeblur ! videoconvert ! encoder ! tee ! concat ! muxer ! filesink
+//!                    ! (every other stream) ................................................. !
 //! ```
+//!
+//! The tee writes the [`Journal`], and where an interrupted run has left one, `concat` sends that first.
 
 use std::path::Path;
 
@@ -11,6 +13,7 @@ use anyhow::{Context, Result};
 use gst::prelude::*;
 
 use super::container::Container;
+use super::journal::Journal;
 use super::streams::{Action, Branch, Plan};
 use super::{element, probe, subtitles};
 use crate::args::DeblurArgs;
@@ -24,6 +27,8 @@ pub(crate) struct Pipeline {
     pub deblurred: gst::Pad,
     /// Takes what is encoded.
     pub encoded: gst::Pad,
+    /// Frames of earlier runs, which are decoded and go no further.
+    pub kept: u64,
 }
 
 /// # Errors
@@ -33,6 +38,7 @@ pub(crate) fn build(
     output: &Path,
     container: Container,
     plan: &Plan,
+    journal: &Journal,
     args: &DeblurArgs,
 ) -> Result<Pipeline> {
     let pipeline = gst::Pipeline::new();
@@ -56,7 +62,7 @@ pub(crate) fn build(
         };
         let entry = match branch.action {
             Action::Deblur => {
-                let (entry, pads) = builder.deblur(container, plan.upright, args)?;
+                let (entry, pads) = builder.deblur(container, plan.upright, journal, args)?;
                 probes = Some(pads);
                 entry
             }
@@ -84,6 +90,7 @@ pub(crate) fn build(
         decoded,
         deblurred,
         encoded,
+        kept: journal.frames(),
     })
 }
 
@@ -99,6 +106,7 @@ impl BranchBuilder<'_> {
         &self,
         container: Container,
         upright: bool,
+        journal: &Journal,
         args: &DeblurArgs,
     ) -> Result<(gst::Pad, [gst::Pad; 3])> {
         let entry = element::make("queue")?;
@@ -130,12 +138,28 @@ impl BranchBuilder<'_> {
             full.set_property_from_str("caps", "video/x-raw,format={Y444,Y444_10LE}");
             chain.push(full);
         }
-        chain.push(encoder.clone());
+        let tee = element::make("tee")?;
+        let join = element::make("concat")?;
+        // A query for buffers would wait in the queue behind what an earlier run has encoded, which waits for the sound, which the
+        // file gives only while its video goes on.
+        static_pad(&join, "src")?.add_probe(gst::PadProbeType::QUERY_DOWNSTREAM, |_, info| {
+            let asks = info.query().map(gst::QueryRef::type_) == Some(gst::QueryType::Allocation);
+            if asks {
+                gst::PadProbeReturn::Handled
+            } else {
+                gst::PadProbeReturn::Ok
+            }
+        });
+        // Each run's segment says where its frames belong.
+        join.set_property("adjust-base", false);
+        self.play_journal(journal, &join)?;
+        chain.extend([encoder.clone(), tee.clone(), join]);
         if container != Container::WebM {
             chain.push(element::make("h264parse")?);
         }
         chain.push(unbounded_queue()?);
         self.chain(&chain)?;
+        self.write_journal(journal, &tee)?;
 
         let decoded = static_pad(&before, "sink")?;
         let target = decoded.clone();
@@ -150,6 +174,45 @@ impl BranchBuilder<'_> {
             static_pad(&encoder, "sink")?,
         ];
         Ok((static_pad(&entry, "sink")?, pads))
+    }
+
+    /// Links what earlier runs have encoded to `join`, whose first pads play first.
+    fn play_journal(&self, journal: &Journal, join: &gst::Element) -> Result<()> {
+        self.pipeline.add(join)?;
+        for part in &journal.kept {
+            let source = element::make("filesrc")?;
+            source.set_property("location", &part.path);
+            let read = element::make("gdpdepay")?;
+            self.pipeline.add_many([&source, &read])?;
+            gst::Element::link_many([&source, &read, join])?;
+        }
+        Ok(())
+    }
+
+    fn write_journal(&self, journal: &Journal, tee: &gst::Element) -> Result<()> {
+        let write = element::make("gdppay")?;
+        static_pad(&write, "sink")?.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, |_, info| {
+            use gst::EventView::{Caps, Eos, Segment, StreamStart};
+            // Others, and the streams of a file's first event, hold what cannot be read back.
+            let plain = match info.event().map(|event| event.view()) {
+                Some(StreamStart(start)) => gst::event::StreamStart::new(start.stream_id()),
+                Some(Caps(_) | Segment(_) | Eos(_)) => return gst::PadProbeReturn::Ok,
+                // As `probe::discard` does.
+                _ => return gst::PadProbeReturn::Handled,
+            };
+            info.data = Some(gst::PadProbeData::Event(plain));
+            gst::PadProbeReturn::Ok
+        });
+        let sink = element::make("filesink")?;
+        sink.set_property("location", journal.current());
+        // What a process that is killed has encoded is there.
+        sink.set_property_from_str("buffer-mode", "unbuffered");
+        // Or the pipeline would wait for its first frame, and it for the pipeline.
+        sink.set_property("async", false);
+        let chain = [element::make("queue")?, write, sink];
+        self.pipeline.add_many(&chain)?;
+        gst::Element::link_many([tee].into_iter().chain(&chain))?;
+        Ok(())
     }
 
     /// Whether the stream's width or height is an odd number.
@@ -223,9 +286,10 @@ impl BranchBuilder<'_> {
         static_pad(&entry, "sink")
     }
 
-    /// Adds and links `elements` and the muxer behind them; gives the first one's sink pad.
+    /// Adds what is not there yet of `elements` and links them and the muxer behind them; gives the first one's sink pad.
     fn chain(&self, elements: &[gst::Element]) -> Result<gst::Pad> {
-        self.pipeline.add_many(elements)?;
+        self.pipeline
+            .add_many(elements.iter().filter(|element| element.parent().is_none()))?;
         gst::Element::link_many(elements)?;
         let (first, last) = elements.first().zip(elements.last()).context("an empty chain")?;
         let pad = self

@@ -60,7 +60,7 @@ pub(crate) fn to_the_end(
     }
     Ok(Outcome {
         frames,
-        rate: progress.finish(frames),
+        rate: progress.finish(frames - pipeline.kept),
     })
 }
 
@@ -77,8 +77,9 @@ fn play(pipeline: &Pipeline, counters: &Counters, progress: &mut Progress) -> Re
         let position = pipeline.decoded.peer_query_position::<gst::ClockTime>();
         // Elements that are done do not know where they are.
         reached = reached.max(position);
-        progress.update(reached.map_or(0, gst::ClockTime::nseconds), frames);
-        if frames > 0 && !formats_told {
+        let own = frames - pipeline.kept;
+        progress.update(reached.map_or(0, gst::ClockTime::nseconds), own);
+        if own > 0 && !formats_told {
             formats_told = true;
             progress.line(|| tell_formats(pipeline));
         }
@@ -104,17 +105,24 @@ fn play(pipeline: &Pipeline, counters: &Counters, progress: &mut Progress) -> Re
 
 fn count(pipeline: &Pipeline) -> Arc<Counters> {
     let counters = Arc::new(Counters::default());
+    counters.deblurred.store(pipeline.kept, Ordering::Relaxed);
     let decoded = Arc::clone(&counters);
+    let kept = pipeline.kept;
     pipeline
         .decoded
         .add_probe(gst::PadProbeType::BUFFER, move |_, probe| {
-            decoded.decoded.fetch_add(1, Ordering::Relaxed);
+            let index = decoded.decoded.fetch_add(1, Ordering::Relaxed);
             if let Some(pts) = probe.buffer().and_then(|buffer| buffer.pts()) {
                 let duration = probe.buffer().and_then(|buffer| buffer.duration());
                 let end = pts + duration.unwrap_or(gst::ClockTime::ZERO);
                 decoded.end.fetch_max(end.nseconds(), Ordering::Relaxed);
             }
-            gst::PadProbeReturn::Ok
+            if index < kept {
+                // As `probe::discard` does.
+                gst::PadProbeReturn::Handled
+            } else {
+                gst::PadProbeReturn::Ok
+            }
         });
     let deblurred = Arc::clone(&counters);
     pipeline
