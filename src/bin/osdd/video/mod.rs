@@ -21,6 +21,7 @@ pub(crate) use container::Container;
 use journal::Journal;
 
 use crate::args::DeblurArgs;
+use crate::interrupt::Interrupted;
 use crate::output::PendingFile;
 use crate::report;
 
@@ -54,12 +55,14 @@ pub(crate) fn deblur(input: &Path, output: &Path, container: Container, args: &D
             outcome
         }
         Err(error) => {
-            match journal.close() {
-                0 => report::warning(format_args!("nothing of {} is kept", input.display())),
-                frames => report::warning(format_args!(
+            let frames = journal.close();
+            if frames > 0 {
+                report::warning(format_args!(
                     "{frames} frames of {} are kept: --resume goes on from there",
                     input.display()
-                )),
+                ));
+            } else if error.is::<Interrupted>() {
+                report::warning(format_args!("interrupted: nothing of {} is kept", input.display()));
             }
             return Err(error);
         }
