@@ -191,8 +191,8 @@ pub struct MixConfig {
     pub scale: [f64; 2],
     /// Share of samples that are read at a scale from `scale`; the others are read as they are.
     pub scale_share: f64,
-    /// The same of clips and pairs, whose blur and sharpness are real.
-    pub recorded_scale_share: f64,
+    /// The same of clips and pairs, whose blur and sharpness are real; `None` is [`scale_share`](Self::scale_share).
+    pub recorded_scale_share: Option<f64>,
     /// Largest standard deviation of the noise in 8-bit levels, drawn uniformly from 0. Real pairs have their
     /// own noise and get none.
     pub noise_levels: f64,
@@ -251,7 +251,7 @@ impl Default for MixConfig {
             clip_frame_share: 0.1,
             scale: [0.5, 1.0],
             scale_share: 0.5,
-            recorded_scale_share: 0.5,
+            recorded_scale_share: None,
             noise_levels: 3.0,
             shot_noise_levels: 0.0,
             read_noise_levels: 0.0,
@@ -388,7 +388,12 @@ impl MixConfig {
             ("pan_share", self.pan_share, 1.0, "0 to 1"),
             ("clip_frame_share", self.clip_frame_share, 1.0, "0 to 1"),
             ("scale_share", self.scale_share, 1.0, "0 to 1"),
-            ("recorded_scale_share", self.recorded_scale_share, 1.0, "0 to 1"),
+            (
+                "recorded_scale_share",
+                self.recorded_scale_share.unwrap_or(0.0),
+                1.0,
+                "0 to 1",
+            ),
             ("saturation_share", self.saturation_share, 1.0, "0 to 1"),
             ("jpeg_share", self.jpeg_share, 1.0, "0 to 1"),
             ("h264_share", self.h264_share, 1.0, "0 to 1"),

@@ -222,7 +222,7 @@ impl Recipe {
             SourceId::Photo(_) | SourceId::Frame { .. } => &images[0],
         };
         let scale_share = match kind {
-            SampleKind::Clip | SampleKind::Pair => config.recorded_scale_share,
+            SampleKind::Clip | SampleKind::Pair => config.recorded_scale_share.unwrap_or(config.scale_share),
             _ => config.scale_share,
         };
         let window = framing.window(rng, truth, config, scale_share);

@@ -54,7 +54,9 @@ pub(crate) fn refusal(
     info: &gst_video::VideoInfo,
     wide: bool,
 ) -> Option<gst::ErrorMessage> {
-    use gst_video::VideoMultiviewMode::{Mono, None as Unknown, Separated};
+    use gst_video::VideoMultiviewMode::{
+        Checkerboard, ColumnInterleaved, RowInterleaved, Separated, SideBySide, SideBySideQuincunx, TopBottom,
+    };
 
     match (info.interlace_mode(), info.multiview_mode()) {
         (gst_video::VideoInterlaceMode::Fields, _) => Some(gst::error_msg!(
@@ -67,7 +69,10 @@ pub(crate) fn refusal(
             ("Video with its views apart is not supported. Deblur each view by an element of its own."),
             ["caps {caps}"]
         )),
-        (_, mode) if wide && !matches!(mode, Mono | Unknown) => Some(gst::error_msg!(
+        (
+            _,
+            SideBySide | SideBySideQuincunx | ColumnInterleaved | RowInterleaved | TopBottom | Checkerboard,
+        ) if wide => Some(gst::error_msg!(
             gst::StreamError::Format,
             ("Stereo video side by side with its input would be four pictures. Set \"compare\" to split."),
             ["caps {caps}"]

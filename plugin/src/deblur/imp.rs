@@ -287,6 +287,8 @@ impl BaseTransformImpl for OsddDeblur {
     }
 
     fn stop(&self) -> Result<(), gst::ErrorMessage> {
+        // The streaming thread may have started it again while its pad was being stopped.
+        let _ = self.obj().src_pad().stop_task();
         self.queue.reset();
         *lock(&self.stream) = Stream::default();
         // Ends the engine's thread and gives the model back where no other element uses it.
@@ -480,12 +482,10 @@ impl BaseTransformImpl for OsddDeblur {
                 ) {
                     // What became of the frames before is nothing to those that follow.
                     let _ = self.queue.take_failure();
+                    self.tell_at_the_end(drained);
                 }
                 match event.view() {
-                    EventView::Eos(_) => {
-                        self.tell_at_the_end(drained);
-                        self.post_stats(StatsMessage::Last);
-                    }
+                    EventView::Eos(_) => self.post_stats(StatsMessage::Last),
                     EventView::Segment(segment) => {
                         *lock(&self.segment) = segment.segment().downcast_ref().cloned();
                         *lock(&self.position) = None;

@@ -173,7 +173,17 @@ pub(crate) fn run(args: TrainArgs) -> anyhow::Result<()> {
     // learned is good.
     let model = trainer.save_model(&args.out);
     let kept = trainer.save_checkpoint(&checkpoint);
-    outcome?;
+    if let Err(error) = outcome {
+        match model.and(kept) {
+            Ok(()) => report::warning(format_args!(
+                "failed after iteration {}; --resume goes on from {}",
+                trainer.iteration(),
+                checkpoint.display()
+            )),
+            Err(error) => report::warning(format_args!("nothing could be kept: {error}")),
+        }
+        return Err(error.into());
+    }
     let path = model?;
     kept?;
     if interrupted {

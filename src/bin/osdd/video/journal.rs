@@ -29,7 +29,7 @@ pub(crate) struct Part {
 pub(crate) struct Journal {
     folder: PathBuf,
     /// Locked: two runs must not write one output.
-    _settings: File,
+    settings: File,
     /// Of earlier runs, in order.
     pub kept: Vec<Part>,
 }
@@ -66,7 +66,7 @@ impl Journal {
         let journal = Journal {
             kept: if args.force { Vec::new() } else { kept(&folder)? },
             folder,
-            _settings: file,
+            settings: file,
         };
         if journal.frames() > 0 {
             let frames = journal.frames();
@@ -87,6 +87,7 @@ impl Journal {
                 output.display()
             ));
         } else {
+            let _ = fs::remove_file(growing(&journal.folder));
             for index in 0.. {
                 if fs::remove_file(part(&journal.folder, index)).is_err() {
                     break;
@@ -108,17 +109,23 @@ impl Journal {
     }
 
     /// After a run that failed: how many frames the next can go on from. Without any, the folder goes.
-    pub fn close(self) -> u64 {
-        let frames = kept(&self.folder).map_or(0, |parts| parts.iter().map(|part| part.frames).sum());
+    ///
+    /// # Errors
+    /// What is there cannot be read; it stays.
+    pub fn close(self) -> Result<u64> {
+        let frames = kept(&self.folder)?.iter().map(|part| part.frames).sum();
         if frames == 0 {
             self.remove();
         }
-        frames
+        Ok(frames)
     }
 
     /// After a run that came to its end.
     pub fn remove(self) {
-        let _ = fs::remove_dir_all(&self.folder);
+        let Journal { folder, settings, .. } = self;
+        // Some file systems keep the folder while a file in it is open.
+        drop(settings);
+        let _ = fs::remove_dir_all(folder);
     }
 }
 
@@ -149,12 +156,32 @@ fn settings(input: &Path, container: Container, args: &DeblurArgs) -> Result<Val
         "bytes": metadata.len(),
         "modified": modified,
         "container": container.name(),
-        "model": args.engine.model,
+        "model": model(&args.engine.model),
+        "precision": args.engine.runtime.precision.to_string(),
+        "tile": args.engine.runtime.tile,
+        "overlap": args.engine.runtime.overlap,
         "gamma": args.gamma,
         "strength": args.strength,
         "compare": args.compare.nick(),
         "quality": args.quality,
     }))
+}
+
+/// A preset's name, or which files a folder has, and of when.
+fn model(name: &str) -> Value {
+    let Ok(entries) = fs::read_dir(name) else {
+        return name.into();
+    };
+    let mut files: Vec<_> = entries
+        .flatten()
+        .filter_map(|entry| {
+            let metadata = entry.metadata().ok().filter(fs::Metadata::is_file)?;
+            let modified = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
+            Some((entry.path(), metadata.len(), modified.as_millis() as u64))
+        })
+        .collect();
+    files.sort();
+    json!(files)
 }
 
 /// The parts that are there. What the latest run has left becomes one of them where it has a group of pictures.
@@ -163,9 +190,9 @@ fn kept(folder: &Path) -> Result<Vec<Part>> {
     loop {
         let path = part(folder, parts.len());
         let cannot_read = || format!("cannot read {}", path.display());
-        if !path.exists() {
+        if !path.try_exists().with_context(cannot_read)? {
             let left = growing(folder);
-            if !left.exists() {
+            if !left.try_exists().with_context(cannot_read)? {
                 return Ok(parts);
             }
             let file = OpenOptions::new()
@@ -179,6 +206,7 @@ fn kept(folder: &Path) -> Result<Vec<Part>> {
                 return Ok(parts);
             }
             file.set_len(groups.bytes)
+                .and_then(|()| file.sync_all())
                 .and_then(|()| fs::rename(&left, &path))
                 .with_context(cannot_read)?;
         }

@@ -55,14 +55,17 @@ pub(crate) fn deblur(input: &Path, output: &Path, container: Container, args: &D
             outcome
         }
         Err(error) => {
-            let frames = journal.close();
+            let frames = journal.close()?;
             if frames > 0 {
                 report::warning(format_args!(
                     "{frames} frames of {} are kept: --resume goes on from there",
                     input.display()
                 ));
             } else if error.is::<Interrupted>() {
-                report::warning(format_args!("interrupted: nothing of {} is kept", input.display()));
+                report::warning(format_args!(
+                    "interrupted: nothing of {} is kept",
+                    input.display()
+                ));
             }
             return Err(error);
         }

@@ -29,6 +29,8 @@ pub(crate) struct Pipeline {
     pub encoded: gst::Pad,
     /// Frames of earlier runs, which are decoded and go no further.
     pub kept: u64,
+    /// Holds what is encoded for the muxer.
+    pub ready: gst::Element,
 }
 
 /// # Errors
@@ -53,7 +55,7 @@ pub(crate) fn build(
     muxer.link(&sink)?;
 
     let mut entries = Vec::new();
-    let mut probes = None;
+    let mut video = None;
     for branch in &plan.branches {
         let builder = BranchBuilder {
             pipeline: &pipeline,
@@ -62,8 +64,8 @@ pub(crate) fn build(
         };
         let entry = match branch.action {
             Action::Deblur => {
-                let (entry, pads) = builder.deblur(container, plan.upright, journal, args)?;
-                probes = Some(pads);
+                let (entry, pads, ready) = builder.deblur(container, plan.upright, journal, args)?;
+                video = Some((pads, ready));
                 entry
             }
             Action::Copy => builder.copy()?,
@@ -72,7 +74,7 @@ pub(crate) fn build(
         };
         entries.push((branch.stream_id.clone(), entry));
     }
-    let [decoded, deblurred, encoded] = probes.context("it has no video stream")?;
+    let ([decoded, deblurred, encoded], ready) = video.context("it has no video stream")?;
 
     parse.connect_pad_added(move |_, pad| {
         let id = pad.stream_id();
@@ -91,6 +93,7 @@ pub(crate) fn build(
         deblurred,
         encoded,
         kept: journal.frames(),
+        ready,
     })
 }
 
@@ -101,14 +104,14 @@ struct BranchBuilder<'a> {
 }
 
 impl BranchBuilder<'_> {
-    /// The entry; and the decoder's, the model's and the encoder's pads, for [`Pipeline`].
+    /// The entry; and the decoder's, the model's and the encoder's pads and the last queue, for [`Pipeline`].
     fn deblur(
         &self,
         container: Container,
         upright: bool,
         journal: &Journal,
         args: &DeblurArgs,
-    ) -> Result<(gst::Pad, [gst::Pad; 3])> {
+    ) -> Result<(gst::Pad, [gst::Pad; 3], gst::Element)> {
         let entry = element::make("queue")?;
         let decode = element::make("decodebin")?;
         self.pipeline.add_many([&entry, &decode])?;
@@ -157,7 +160,12 @@ impl BranchBuilder<'_> {
         if container != Container::WebM {
             chain.push(element::make("h264parse")?);
         }
-        chain.push(unbounded_queue()?);
+        let ready = unbounded_queue()?;
+        if journal.frames() > 0 {
+            // Until the decoder has come as far as the earlier runs: their frames are on the disk, and the muxer waits for sound.
+            ready.set_property("max-size-bytes", 64_u32 << 20);
+        }
+        chain.push(ready.clone());
         self.chain(&chain)?;
         self.write_journal(journal, &tee)?;
 
@@ -173,7 +181,7 @@ impl BranchBuilder<'_> {
             static_pad(&deblur, "src")?,
             static_pad(&encoder, "sink")?,
         ];
-        Ok((static_pad(&entry, "sink")?, pads))
+        Ok((static_pad(&entry, "sink")?, pads, ready))
     }
 
     /// Links what earlier runs have encoded to `join`, whose first pads play first.

@@ -107,7 +107,7 @@ fn count(pipeline: &Pipeline) -> Arc<Counters> {
     let counters = Arc::new(Counters::default());
     counters.deblurred.store(pipeline.kept, Ordering::Relaxed);
     let decoded = Arc::clone(&counters);
-    let kept = pipeline.kept;
+    let (kept, ready) = (pipeline.kept, pipeline.ready.downgrade());
     pipeline
         .decoded
         .add_probe(gst::PadProbeType::BUFFER, move |_, probe| {
@@ -116,6 +116,12 @@ fn count(pipeline: &Pipeline) -> Arc<Counters> {
                 let duration = probe.buffer().and_then(|buffer| buffer.duration());
                 let end = pts + duration.unwrap_or(gst::ClockTime::ZERO);
                 decoded.end.fetch_max(end.nseconds(), Ordering::Relaxed);
+            }
+            if index + 1 == kept
+                && let Some(ready) = ready.upgrade()
+            {
+                // From here on the decoder may have to wait for the muxer.
+                ready.set_property("max-size-bytes", 0_u32);
             }
             if index < kept {
                 // As `probe::discard` does.
