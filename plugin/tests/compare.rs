@@ -20,7 +20,10 @@ fn side_by_side_doubles_the_width_and_can_be_switched_on_and_off() {
         .enumerate()
     {
         element.set_property_from_str("compare", compare);
-        // Both ways of a frame: through the engine, and past it.
+        // Both ways of a frame: through the engine, and past it. One that is under way would become the other.
+        while index == 2 && stat(&element, "frames-out") < 2 {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
         element.set_property("strength", if index == 2 { 0.0 } else { 1.0 });
         let mut input = input.clone();
         input.make_mut().set_pts(pts(index as u64));

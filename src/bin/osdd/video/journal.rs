@@ -4,7 +4,6 @@
 //! file for each run. What a run leaves is cut before its last key frame, since what follows may be half a group of
 //! pictures. The next run decodes as many frames without deblurring them, and sends the files in front of its own frames.
 
-use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -143,7 +142,7 @@ fn growing(folder: &Path) -> PathBuf {
     folder.join("growing.gdp")
 }
 
-/// All that the pixels and the file depend on. Where the model runs is not: one may go on on another device.
+/// All that the pixels and the file depend on; but not where the model runs: one may go on on another device.
 fn settings(input: &Path, container: Container, args: &DeblurArgs) -> Result<Value> {
     let cannot_read = || format!("cannot read {}", input.display());
     let path = fs::canonicalize(input).with_context(cannot_read)?;
@@ -152,7 +151,7 @@ fn settings(input: &Path, container: Container, args: &DeblurArgs) -> Result<Val
     let modified = modified.and_then(|time| Some(time.duration_since(UNIX_EPOCH).ok()?.as_millis() as u64));
     Ok(json!({
         "osdd": env!("CARGO_PKG_VERSION"),
-        "input": OsString::from(path).to_string_lossy(),
+        "input": path.to_string_lossy(),
         "bytes": metadata.len(),
         "modified": modified,
         "container": container.name(),
@@ -169,7 +168,7 @@ fn settings(input: &Path, container: Container, args: &DeblurArgs) -> Result<Val
 
 /// A preset's name, or which files a folder has, and of when.
 fn model(name: &str) -> Value {
-    let Ok(entries) = fs::read_dir(name) else {
+    let Ok(entries) = fs::canonicalize(name).and_then(fs::read_dir) else {
         return name.into();
     };
     let mut files: Vec<_> = entries
@@ -177,7 +176,8 @@ fn model(name: &str) -> Value {
         .filter_map(|entry| {
             let metadata = entry.metadata().ok().filter(fs::Metadata::is_file)?;
             let modified = metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
-            Some((entry.path(), metadata.len(), modified.as_millis() as u64))
+            let path = entry.path().to_string_lossy().into_owned();
+            Some((path, metadata.len(), modified.as_millis() as u64))
         })
         .collect();
     files.sort();
