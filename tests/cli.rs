@@ -1,6 +1,9 @@
 //! The command `osdd` as a process: what it writes, what it refuses, what it says, how it exits.
 #![cfg(feature = "cli")]
 
+#[path = "common/tool.rs"]
+mod tool;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -8,15 +11,7 @@ use std::process::{Command, Output};
 use image::{DynamicImage, ImageBuffer, Luma, LumaA, Rgb, Rgba};
 use serde_json::Value;
 use tempfile::TempDir;
-
-fn osdd(folder: &TempDir, arguments: &str) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_osdd"))
-        .args(arguments.split_whitespace())
-        .current_dir(folder.path())
-        .env_remove("OSDD_LOG")
-        .output()
-        .expect("osdd starts")
-}
+use tool::osdd;
 
 fn succeeds(folder: &TempDir, arguments: &str) -> String {
     let output = osdd(folder, arguments);

@@ -11,8 +11,8 @@ use std::process::{Child, Command, Stdio};
 use media::*;
 use tempfile::TempDir;
 
-/// Starts the tool, and sends it a signal once `ready`.
-fn interrupted(folder: &TempDir, arguments: &str, signal: &str, ready: impl Fn() -> bool) -> Child {
+/// Starts the tool and waits until `ready`.
+fn started(folder: &TempDir, arguments: &str, ready: impl Fn() -> bool) -> Child {
     let mut child = Command::new(env!("CARGO_BIN_EXE_osdd"))
         .args(arguments.split_whitespace())
         .current_dir(folder.path())
@@ -23,6 +23,12 @@ fn interrupted(folder: &TempDir, arguments: &str, signal: &str, ready: impl Fn()
         assert_eq!(child.try_wait().unwrap(), None, "it ended before it was ready");
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
+    child
+}
+
+/// The same, and then sends it a signal.
+fn interrupted(folder: &TempDir, arguments: &str, signal: &str, ready: impl Fn() -> bool) -> Child {
+    let child = started(folder, arguments, ready);
     // Twice at once, as `timeout` does it, is still one request.
     let id = child.id().to_string();
     for _ in 0..2 {
@@ -47,11 +53,7 @@ fn key_frames(journal: &Path) -> usize {
 #[test]
 fn an_interrupt_before_there_is_anything_leaves_nothing() {
     let folder = folder();
-    let video = VIDEO.replace("num-buffers=10", "num-buffers=2000");
-    play(&launch(
-        &folder,
-        &format!("{video} ! {H264} ! mp4mux ! filesink location=@in.mp4"),
-    ));
+    make_mp4(&folder, "in.mp4", 2000);
     let child = interrupted(&folder, "deblur in.mp4 -o out.mp4", "INT", || {
         names(&folder).len() > 1
     });
@@ -96,7 +98,6 @@ fn a_video_goes_on_where_it_was_interrupted_and_where_it_was_killed() {
     let mut child = interrupted(&folder, "deblur in.mkv -o out.webm --resume", "KILL", || {
         groups(2)
     });
-    // Another run must not write the same, but there is none any more.
     child.wait().unwrap();
     let text = succeeds(&folder, "deblur in.mkv -o out.webm --resume");
     assert!(text.contains("goes on after"), "{text}");
@@ -111,37 +112,17 @@ fn a_video_goes_on_where_it_was_interrupted_and_where_it_was_killed() {
 #[test]
 fn two_runs_do_not_write_one_video_and_force_starts_anew() {
     let folder = folder();
-    let video = VIDEO.replace("num-buffers=10", "num-buffers=2000");
-    play(&launch(
-        &folder,
-        &format!("{video} ! {H264} ! mp4mux ! filesink location=@in.mp4"),
-    ));
+    make_mp4(&folder, "in.mp4", 2000);
     let journal = folder.path().join(".out.mp4.journal");
     let growing = journal.join("growing.gdp");
-    let other = Command::new(env!("CARGO_BIN_EXE_osdd"))
-        .args(["deblur", "in.mp4", "-o", "out.mp4", "--force"])
-        .current_dir(folder.path())
-        .stderr(Stdio::null())
-        .spawn();
-    let mut other = other.expect("osdd starts");
-    while key_frames(&growing) < 1 {
-        assert_eq!(other.try_wait().unwrap(), None, "it ended before it was ready");
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    let mut other = started(&folder, "deblur in.mp4 -o out.mp4", || key_frames(&growing) > 0);
     let text = fails(&folder, "deblur in.mp4 -o out.mp4 --force");
     assert!(text.contains("another osdd writes out.mp4"), "{text}");
     other.kill().unwrap();
     other.wait().unwrap();
 
-    make_short(&folder);
+    make_mp4(&folder, "short.mp4", FRAMES);
     succeeds(&folder, "deblur short.mp4 -o out.mp4 --force");
     assert_eq!(streams(&folder, "out.mp4")["video/x-h264"].times.len(), FRAMES);
     assert!(!journal.exists());
-}
-
-fn make_short(folder: &TempDir) {
-    play(&launch(
-        folder,
-        &format!("{VIDEO} ! {H264} ! mp4mux ! filesink location=@short.mp4"),
-    ));
 }

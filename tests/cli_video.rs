@@ -165,10 +165,7 @@ fn times_of_a_variable_frame_rate_survive() {
 #[test]
 fn a_video_that_is_to_be_turned_comes_out_upright() {
     let folder = folder();
-    play(&launch(
-        &folder,
-        &format!("{VIDEO} ! {H264} ! mp4mux ! filesink location=@in.mp4"),
-    ));
+    make_mp4(&folder, "in.mp4", FRAMES);
     // As a telephone held upright writes it: the matrix of the track header turns by 90 degrees.
     let path = folder.path().join("in.mp4");
     let mut file = fs::read(&path).unwrap();
@@ -254,10 +251,7 @@ fn subtitles_are_kept_or_named() {
 #[test]
 fn side_by_side_video_is_twice_as_wide() {
     let folder = folder();
-    play(&launch(
-        &folder,
-        &format!("{VIDEO} ! {H264} ! mp4mux ! filesink location=@in.mp4"),
-    ));
+    make_mp4(&folder, "in.mp4", FRAMES);
     succeeds(
         &folder,
         "deblur in.mp4 -o out.mp4 --compare side-by-side --quality 10 --gamma 0.2",
@@ -311,10 +305,7 @@ fn what_is_no_video_is_one_line_and_leaves_nothing() {
 #[test]
 fn a_missing_model_stops_a_video_with_one_line() {
     let folder = folder();
-    play(&launch(
-        &folder,
-        &format!("{VIDEO} ! {H264} ! mp4mux ! filesink location=@in.mp4"),
-    ));
+    make_mp4(&folder, "in.mp4", FRAMES);
     let text = fails(&folder, "deblur in.mp4 -o out.mp4 --model none");
     // As for an image: no word of properties, which this program does not have.
     assert!(
@@ -330,10 +321,7 @@ fn a_missing_model_stops_a_video_with_one_line() {
 fn a_folder_may_hold_videos_too() {
     let folder = folder();
     fs::create_dir(folder.path().join("in")).unwrap();
-    play(&launch(
-        &folder,
-        &format!("{VIDEO} ! {H264} ! mp4mux ! filesink location=@in/a.mp4"),
-    ));
+    make_mp4(&folder, "in/a.mp4", FRAMES);
     fs::write(folder.path().join("in/b.mp4"), "nonsense").unwrap();
     // As camcorders name theirs; such files are not written.
     fs::copy(folder.path().join("in/a.mp4"), folder.path().join("in/00001.MTS")).unwrap();

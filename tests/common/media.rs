@@ -3,13 +3,16 @@
 // Each test file is a crate of its own and uses a part of this.
 #![allow(dead_code)]
 
+#[path = "tool.rs"]
+mod tool;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 
 use gst::prelude::*;
 use tempfile::TempDir;
+pub use tool::osdd;
 
 pub const FRAMES: usize = 10;
 pub const VIDEO: &str =
@@ -18,15 +21,6 @@ pub const H264: &str = "x264enc speed-preset=ultrafast bframes=0 ! h264parse";
 
 pub fn folder() -> TempDir {
     tempfile::tempdir().expect("a temporary folder")
-}
-
-pub fn osdd(folder: &TempDir, arguments: &str) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_osdd"))
-        .args(arguments.split_whitespace())
-        .current_dir(folder.path())
-        .env_remove("OSDD_LOG")
-        .output()
-        .expect("osdd starts")
 }
 
 /// What the command says on standard error.
@@ -50,6 +44,15 @@ pub fn launch(folder: &TempDir, description: &str) -> gst::Pipeline {
     let description = description.replace("@", &format!("{}/", folder.path().display()));
     let pipeline = gst::parse::launch(&description).unwrap_or_else(|error| panic!("{description}: {error}"));
     pipeline.downcast().expect("several elements are a pipeline")
+}
+
+/// An MP4 of so many frames.
+pub fn make_mp4(folder: &TempDir, name: &str, frames: usize) {
+    let video = VIDEO.replace("num-buffers=10", &format!("num-buffers={frames}"));
+    play(&launch(
+        folder,
+        &format!("{video} ! {H264} ! mp4mux ! filesink location=@{name}"),
+    ));
 }
 
 pub fn play(pipeline: &gst::Pipeline) {

@@ -180,7 +180,7 @@ pub(crate) fn run(args: TrainArgs) -> anyhow::Result<()> {
                 trainer.iteration(),
                 checkpoint.display()
             )),
-            Err(error) => report::warning(format_args!("nothing could be kept: {error}")),
+            Err(error) => report::warning(format_args!("not all that was learned could be kept: {error}")),
         }
         return Err(error.into());
     }

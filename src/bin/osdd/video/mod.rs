@@ -55,17 +55,19 @@ pub(crate) fn deblur(input: &Path, output: &Path, container: Container, args: &D
             outcome
         }
         Err(error) => {
-            let frames = journal.close()?;
-            if frames > 0 {
-                report::warning(format_args!(
+            match journal.close() {
+                Ok(0) if error.is::<Interrupted>() => {
+                    report::warning(format_args!(
+                        "interrupted: nothing of {} is kept",
+                        input.display()
+                    ));
+                }
+                Ok(0) => {}
+                Ok(frames) => report::warning(format_args!(
                     "{frames} frames of {} are kept: --resume goes on from there",
                     input.display()
-                ));
-            } else if error.is::<Interrupted>() {
-                report::warning(format_args!(
-                    "interrupted: nothing of {} is kept",
-                    input.display()
-                ));
+                )),
+                Err(unread) => report::warning(report::one_line(&unread)),
             }
             return Err(error);
         }
