@@ -68,8 +68,8 @@ demo: build ## deblur a made scene, or INPUT=my.mp4, into out/demo
 	@echo "demo: writing to out/demo"
 	@$(WITH_PLUGIN) "$(RELEASE)/examples/demo" --out out/demo $(if $(INPUT),--input "$(INPUT)") $(ARGS)
 
-bench: build ## measure frames per second (ARGS="--size 1280x720" and so on)
-	@$(WITH_PLUGIN) "$(RELEASE)/osdd" bench $(ARGS)
+bench: build ## measure frames per second (ARGS="--size 1280x720", ARGS=--all and so on)
+	@$(WITH_PLUGIN) OSDD_MODELS="$${OSDD_MODELS:-$(CURDIR)/models}" "$(RELEASE)/osdd" bench $(ARGS)
 
 install: build ## put the plugin, the tool and the model small into the user's own folders
 	@scripts/install "$(RELEASE)" "$(PLUGIN_DIR)" "$(BIN_DIR)" "$(MODEL_DIR)"

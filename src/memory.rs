@@ -124,6 +124,14 @@ pub(crate) fn available(device: Device) -> Option<u64> {
     Some(least.min(addresses_left().unwrap_or(u64::MAX)))
 }
 
+/// Bytes of the system's swap space that are free, or of the share that this process's control group may use of it.
+pub(crate) fn swap() -> u64 {
+    let mut system = sysinfo::System::new();
+    system.refresh_memory();
+    let group = system.cgroup_limits().map(|limits| limits.free_swap);
+    system.free_swap().min(group.unwrap_or(u64::MAX))
+}
+
 /// Bytes of addresses that this process may still ask for, where there is a limit.
 fn addresses_left() -> Option<u64> {
     #[cfg(target_os = "linux")]

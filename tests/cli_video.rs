@@ -360,14 +360,20 @@ fn a_video_that_is_cut_short_is_a_warning() {
 #[test]
 fn bench_measures_every_kind() {
     let folder = folder();
-    let output = osdd(&folder, "bench --size 64x48 --frames 8 --rounds 1 --json -");
+    let output = osdd(
+        &folder,
+        "bench --size 64x48 --size 128x96 --frames 8 --rounds 1 --json - --plot bench.svg",
+    );
     assert!(
         output.status.success(),
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
     let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let size = &report["sizes"][0];
+    let model = &report["models"][0];
+    assert_eq!(model["model"], "nano");
+    assert_eq!(model["left_out"].as_array().map(Vec::len), Some(0));
+    let size = &model["sizes"][0];
     assert_eq!(size["size"], "64x48");
     for kind in ["engine", "pipeline", "moving_gamma"] {
         assert!(size[kind]["frames_per_second"].as_f64().unwrap() > 0.0, "{kind}");
@@ -375,6 +381,9 @@ fn bench_measures_every_kind() {
         assert!(size[kind]["peak_memory_mib"].as_u64().unwrap() > 0, "{kind}");
     }
     assert!(size["pipeline_over_engine"].as_f64().unwrap() > 0.0);
+    assert!(size["pipeline"]["convert_ms"].as_f64().unwrap() > 0.0);
+    let plot = fs::read_to_string(folder.path().join("bench.svg")).expect("a plot");
+    assert_eq!(plot.matches("<circle").count(), 2, "{plot}");
     assert!(report["hardware"]["threads"].as_u64().unwrap() > 0);
     let date = report["date"].as_str().unwrap();
     assert!(date.len() == 20 && date.ends_with('Z'), "{date}");
@@ -392,6 +401,7 @@ fn bench_needs_no_weights_for_speed_alone() {
     let output = osdd(&folder, &format!("{bench} --random-weights"));
     assert!(output.status.success(), "{output:?}");
     let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    assert_eq!(report["model"], "./untrained, random weights");
-    assert!(report["sizes"][0]["engine"]["frames_per_second"].as_f64() > Some(0.0));
+    let model = &report["models"][0];
+    assert_eq!(model["model"], "./untrained, random weights");
+    assert!(model["sizes"][0]["engine"]["frames_per_second"].as_f64() > Some(0.0));
 }

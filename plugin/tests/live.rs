@@ -192,6 +192,7 @@ fn stats_count_what_happened() {
     }
     assert!(stat(&element, "tiles-run") > 0);
     assert!(stat(&element, "time-total") > 0);
+    assert!(stat(&element, "time-convert") > 0);
     for name in [
         "time-upload",
         "time-model",

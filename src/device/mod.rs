@@ -83,6 +83,12 @@ pub(crate) fn find_gpus() {
     Lazy::force(&CUDA_DEVICES);
 }
 
+/// The CPU and every GPU.
+pub fn all() -> Vec<Device> {
+    let gpus = (0..*CUDA_DEVICES).map(Device::Cuda);
+    std::iter::once(Device::Cpu).chain(gpus).collect()
+}
+
 /// The device that `device` stands for on this machine.
 ///
 /// # Errors

@@ -9,7 +9,7 @@ use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
 use super::pass::{Forward, pass};
-use crate::{Result, memory};
+use crate::{Error, Result, memory};
 
 /// Side of the tile on which the model's need is measured, in pixels, where the model takes it.
 const PROBE: usize = 128;
@@ -25,10 +25,40 @@ static MEASURING: Mutex<()> = Mutex::new(());
 
 /// What a pass needs, and what there is.
 pub(super) struct Budget {
+    device: Device,
     /// Peak of a pass for each pixel of its tiles, in bytes.
     per_pixel: f64,
     /// Bytes that are free, where that is known.
     available: Box<dyn Fn() -> Option<u64> + Send>,
+    /// Bytes of the swap space that are free.
+    swap: Box<dyn Fn() -> u64 + Send>,
+}
+
+/// More is needed than is free.
+pub(super) struct Shortage {
+    /// In bytes.
+    pub needed: u64,
+    /// In bytes.
+    pub available: u64,
+    /// Using more would end the process.
+    hopeless: bool,
+}
+
+impl Shortage {
+    /// # Errors
+    /// [`Error::NoMemory`] where going on would end the process; otherwise it is tried.
+    pub fn refuse(&self, width: usize, height: usize) -> Result<()> {
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        let (needed, available) = (mib(self.needed), mib(self.available));
+        let reason =
+            format!("frames of {width}x{height} need about {needed} MB, and {available} MB are free");
+        if self.hopeless {
+            let device = "the CPU".to_owned();
+            return Err(Error::NoMemory { device, reason });
+        }
+        tracing::warn!("memory is short: {reason}");
+        Ok(())
+    }
 }
 
 impl Budget {
@@ -55,22 +85,25 @@ impl Budget {
             start.elapsed()
         );
         Ok(peak.map(|bytes| Budget {
+            device,
             per_pixel: bytes as f64 / (side * side) as f64,
             available: Box::new(move || memory::available(device)),
+            swap: Box::new(memory::swap),
         }))
     }
 
     #[cfg(test)]
-    pub fn of(per_pixel: f64, available: fn() -> Option<u64>) -> Self {
+    pub fn of(device: Device, per_pixel: f64, available: fn() -> Option<u64>, swap: u64) -> Self {
         Budget {
+            device,
             per_pixel,
             available: Box::new(available),
+            swap: Box::new(move || swap),
         }
     }
 
-    /// The bytes that so many pixels of float32 R'G'B' need, with so many pixels of tiles at a time, and those that are free, where
-    /// they are less.
-    pub fn shortage(&self, frame_pixels: usize, tile_pixels: usize) -> Option<(u64, u64)> {
+    /// Whether so many pixels of float32 R'G'B', with so many pixels of tiles at a time, need more than is free.
+    pub fn shortage(&self, frame_pixels: usize, tile_pixels: usize) -> Option<Shortage> {
         let frames = 12 * frame_pixels as u64;
         let needed = frames + (self.per_pixel * tile_pixels as f64) as u64;
         let mut available = (self.available)()?;
@@ -79,6 +112,10 @@ impl Budget {
             memory::release();
             available = (self.available)()?;
         }
-        (needed > available).then_some((needed, available))
+        (needed > available).then(|| Shortage {
+            needed,
+            available,
+            hopeless: self.device == Device::Cpu && needed > available.saturating_add((self.swap)()),
+        })
     }
 }

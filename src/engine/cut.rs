@@ -68,7 +68,7 @@ impl Cut {
     /// needed is an estimate.
     ///
     /// # Errors
-    /// A size that cannot be tiled.
+    /// A size that cannot be tiled; on a CPU, one for which there is too little memory however it is cut.
     pub fn fitted(
         self,
         width: usize,
@@ -94,18 +94,13 @@ impl Cut {
             let frames = frames * grid.padded_width() * grid.padded_height();
             let tiles = grid.tile_width() * grid.tile_height() * cut.batch.min(grid.len());
             let shortage = budget.shortage(frames, tiles);
-            let smaller = shortage.and_then(|_| cut.smaller(&grid, multiple));
+            let smaller = shortage.as_ref().and_then(|_| cut.smaller(&grid, multiple));
             if let Some(smaller) = smaller {
                 cut = smaller;
                 continue;
             }
-            let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-            if let Some((needed, available)) = shortage {
-                tracing::warn!(
-                    "memory is short: frames of {width}x{height} need about {} MB, and {} MB are free",
-                    mib(needed),
-                    mib(available)
-                );
+            if let Some(shortage) = shortage {
+                shortage.refuse(width, height)?;
             } else if cut != self {
                 let (batch, size) = (cut.batch, cut.tile_size);
                 tracing::warn!(
@@ -130,12 +125,13 @@ mod tests {
             tile_batch: 8,
             ..EngineConfig::default()
         };
-        let cut = |per_pixel: f64, available: fn() -> Option<u64>| {
-            let budget = Budget::of(per_pixel, available);
-            let cut = Cut::new(&config, true, Device::Cpu);
+        let cut_with = |device, swap, per_pixel: f64, available: fn() -> Option<u64>| {
+            let budget = Budget::of(device, per_pixel, available, swap);
+            let cut = Cut::new(&config, true, device);
             cut.fitted(1024, 512, 8, Some(&budget), FRAMES)
                 .map(|(_, cut)| cut)
         };
+        let cut = |per_pixel: f64, available| cut_with(Device::Cpu, 0, per_pixel, available);
         let whole = cut(100.0, || Some(100 << 20)).unwrap();
         assert_eq!((whole.tile_size, whole.batch), (0, 8));
         assert_eq!(cut(1e9, || None).unwrap(), whole, "nobody knows what is free");
@@ -144,7 +140,15 @@ mod tests {
         assert_eq!((smaller.tile_size, smaller.batch), (512, 1));
         let least = cut(100.0, || Some(26 << 20)).unwrap();
         assert_eq!((least.tile_size, least.overlap), (128, 16));
-        assert_eq!(cut(100.0, || Some(0)).unwrap(), least, "it may do");
+        // Where too much would end the process, it is not tried.
+        let none = cut(100.0, || Some(0)).unwrap_err();
+        assert_eq!(none.kind(), crate::ErrorKind::NoMemory);
+        let text = "not enough memory on the CPU: frames of 1024x512 need about 26 MB, and 0 MB are free";
+        assert_eq!(none.to_string(), text);
+        let swapped = cut_with(Device::Cpu, 30 << 20, 100.0, || Some(0)).unwrap();
+        assert_eq!(swapped, least, "it goes slowly");
+        let on_a_gpu = cut_with(Device::Cuda(0), 0, 100.0, || Some(0)).unwrap();
+        assert_eq!(on_a_gpu, least, "too much is an error at once there");
     }
 
     #[test]

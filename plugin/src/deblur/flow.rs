@@ -264,8 +264,9 @@ impl OsddDeblur {
         }
         let converted_in = kept.converted_in;
         let (buffer, converted_out) = self.finish(output.frame, output.input, kept)?;
-        self.latency
-            .measured(output.times.total, converted_in + converted_out);
+        let conversions = converted_in + converted_out;
+        self.latency.measured(output.times.total, conversions);
+        self.counters.converted(conversions);
         if self.latency.announces(self.frames_ahead(), Instant::now()) {
             self.post(gst::message::Latency::builder().src(&*self.obj()).build());
         }

@@ -32,7 +32,8 @@
 //! The property `stats` counts frames (`frames-in`, `frames-out`, `frames-late`, `frames-passed`,
 //! `frames-dropped`) and tiles (`tiles-run`, `tiles-reused`, `tiles-skipped`, and `tiles-failed`, which show the input because
 //! the model's numbers were not finite), and has the mean time of a frame's stages in
-//! nanoseconds (`time-upload`, `time-model`, `time-blend`, `time-download`, `time-total`), the `device` and
+//! nanoseconds (`time-upload`, `time-model`, `time-blend`, `time-download`, in all `time-total`, and beside these
+//! `time-convert`, from its pixel format and back), the `device` and
 //! the `model` that are used, and the property `gamma` as it is. They stay until the next start. With `message-stats` an element message with this
 //! structure, `application/x-osdd-stats`, comes with the first frame, every second and at the end of the stream.
 //!

@@ -22,9 +22,27 @@ pub(crate) struct Counters {
     pub frames_late: AtomicU64,
     pub frames_passed: AtomicU64,
     pub frames_dropped: AtomicU64,
+    /// Those that were converted for the model and back.
+    converted: AtomicU64,
+    /// Nanoseconds of their conversions.
+    converting_ns: AtomicU64,
 }
 
 impl Counters {
+    /// Counts the conversions of a frame, there and back.
+    pub fn converted(&self, time: Duration) {
+        count(&self.converted);
+        self.converting_ns.fetch_add(nanoseconds(time), Ordering::Relaxed);
+    }
+
+    fn mean_conversion_ns(&self) -> u64 {
+        let frames = self.converted.load(Ordering::Relaxed);
+        self.converting_ns
+            .load(Ordering::Relaxed)
+            .checked_div(frames)
+            .unwrap_or(0)
+    }
+
     pub fn reset(&self) {
         for counter in [
             &self.frames_in,
@@ -32,10 +50,16 @@ impl Counters {
             &self.frames_late,
             &self.frames_passed,
             &self.frames_dropped,
+            &self.converted,
+            &self.converting_ns,
         ] {
             counter.store(0, Ordering::Relaxed);
         }
     }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Adds one to a counter.
@@ -70,7 +94,6 @@ pub(crate) fn structure(
     engine: Option<(Stats, EngineInfo)>,
 ) -> gst::Structure {
     let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     let (engine_stats, model, device) = match engine {
         Some((stats, info)) => (stats, info.model, info.device.to_string()),
         None => (Stats::default(), settings.model.clone(), settings.device.clone()),
@@ -81,11 +104,12 @@ pub(crate) fn structure(
         .field("frames-late", read(&counters.frames_late))
         .field("frames-passed", read(&counters.frames_passed))
         .field("frames-dropped", read(&counters.frames_dropped))
-        .field("time-upload", ns(engine_stats.times.upload))
-        .field("time-model", ns(engine_stats.times.model))
-        .field("time-blend", ns(engine_stats.times.blend))
-        .field("time-download", ns(engine_stats.times.download))
-        .field("time-total", ns(engine_stats.times.total))
+        .field("time-convert", counters.mean_conversion_ns())
+        .field("time-upload", nanoseconds(engine_stats.times.upload))
+        .field("time-model", nanoseconds(engine_stats.times.model))
+        .field("time-blend", nanoseconds(engine_stats.times.blend))
+        .field("time-download", nanoseconds(engine_stats.times.download))
+        .field("time-total", nanoseconds(engine_stats.times.total))
         .field("tiles-run", engine_stats.tiles_run)
         .field("tiles-reused", engine_stats.tiles_reused)
         .field("tiles-skipped", engine_stats.tiles_skipped)

@@ -206,6 +206,10 @@ pub(crate) struct BenchArgs {
     pub size: Vec<Size>,
     /// 512x512, 640x360, 1280x720, 1920x1080 and 3840x2160
     #[arg(long, conflicts_with = "size")]
+    pub all_sizes: bool,
+    /// These sizes of every preset that is installed on every device, with random weights where a preset has only its configuration;
+    /// what would take more than ten seconds a frame is left out
+    #[arg(long, conflicts_with_all = ["size", "all_sizes", "random_weights", "model", "device"])]
     pub all: bool,
     /// Only the configuration of the model, with random weights: for speed alone
     #[arg(long)]
@@ -223,6 +227,9 @@ pub(crate) struct BenchArgs {
     /// Write every figure to this file ("-": standard output, instead of the table)
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Draw time a frame against pixels into this file, SVG
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
     /// One measurement, in this process, as JSON: how `bench` runs itself
     #[arg(long, value_enum, hide = true)]
     pub only: Option<Measurement>,

@@ -55,6 +55,21 @@ pub(crate) fn note(text: impl std::fmt::Display) {
     }
 }
 
+/// Text as HTML or SVG, also within a quoted attribute.
+pub(crate) fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}
+
 /// Writes `text` to standard output; a reader that has seen enough (`| head`) is no error.
 ///
 /// # Errors

@@ -83,6 +83,7 @@ fn engine(size: Size, args: &BenchArgs) -> Result<Sample> {
             download_ms: mean_ms(times.download),
             total_ms: mean_ms(times.total),
         }),
+        convert_ms: None,
     })
 }
 
@@ -176,6 +177,10 @@ fn pipeline(size: Size, args: &BenchArgs, moving_gamma: bool) -> Result<Sample> 
         tile_overlap: args.engine.runtime.overlap.unwrap_or_default(),
         latency_ms: None,
         stages: None,
+        convert_ms: stats
+            .as_ref()
+            .and_then(|stats| stats.get::<u64>("time-convert").ok())
+            .map(|ns| ns as f64 / 1e6),
     })
 }
 

@@ -6,10 +6,12 @@
 
 mod measure;
 mod model;
+mod plot;
 mod quiet;
 mod random;
+mod table;
+mod targets;
 
-use std::fmt::Write;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, anyhow};
@@ -17,7 +19,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use self::model::ModelSample;
-use crate::args::{BenchArgs, Measurement, Size};
+use self::targets::{Pace, Target};
+use crate::args::{BenchArgs, EngineArgs, Measurement, Size};
 use crate::hardware::Hardware;
 use crate::progress::Progress;
 use crate::{interrupt, report};
@@ -40,6 +43,8 @@ struct Sample {
     latency_ms: Option<f64>,
     /// Means per frame, where the measurement knows them.
     stages: Option<Stages>,
+    /// The element's conversions from the pixel format and back, where there is one.
+    convert_ms: Option<f64>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -57,22 +62,37 @@ struct Report {
     /// UTC, as ISO 8601 has it.
     date: String,
     hardware: Hardware,
-    model: String,
-    device: String,
-    precision: String,
     gamma: f64,
-    tile_size: usize,
-    tile_overlap: usize,
     frames: u32,
     rounds: u32,
     /// Of the processors' time, in 0..=1, what other programs, or the machine around a virtual one, took meanwhile.
     others_share: Option<f64>,
+    models: Vec<ModelReport>,
+}
+
+/// A model on a device.
+#[derive(Serialize)]
+struct ModelReport {
+    model: String,
+    device: String,
+    precision: String,
+    tile_size: usize,
+    tile_overlap: usize,
     sizes: Vec<SizeReport>,
+    /// What was not measured, and why.
+    left_out: Vec<LeftOut>,
+}
+
+#[derive(Serialize)]
+struct LeftOut {
+    size: String,
+    reason: String,
 }
 
 #[derive(Serialize)]
 struct SizeReport {
     size: String,
+    pixels: usize,
     engine: Summary,
     pipeline: Summary,
     moving_gamma: Summary,
@@ -94,16 +114,18 @@ struct Summary {
     peak_gpu_memory_mib: Option<u64>,
     latency_ms: Option<f64>,
     stages: Option<Stages>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    convert_ms: Option<f64>,
 }
 
-/// Of `--all`.
+/// Of `--all` and `--all-sizes`.
 const SIZES: [(usize, usize); 5] = [(512, 512), (640, 360), (1280, 720), (1920, 1080), (3840, 2160)];
 
 pub(crate) fn run(mut args: BenchArgs) -> Result<()> {
     // Wrong arguments are told here, once, and not by each child.
     args.engine.config(args.gamma, 1.0)?;
     let named = std::mem::take(&mut args.size);
-    let sizes = match (args.all, named.is_empty()) {
+    let sizes = match (args.all || args.all_sizes, named.is_empty()) {
         (true, _) => SIZES.map(|(width, height)| Size { width, height }).to_vec(),
         (false, true) => vec![Size {
             width: 640,
@@ -111,14 +133,6 @@ pub(crate) fn run(mut args: BenchArgs) -> Result<()> {
         }],
         (false, false) => named,
     };
-    let model = args.engine.model.clone();
-    let folder = match args.random_weights {
-        true => Some(random::model_like(&model)?),
-        false => None,
-    };
-    if let Some(folder) = &folder {
-        args.engine.model = folder.path().display().to_string();
-    }
     if let Some(measurement) = args.only {
         let sample = match measurement {
             Measurement::Model => serde_json::to_string(&model::run(sizes[0], &args)?)?,
@@ -126,9 +140,13 @@ pub(crate) fn run(mut args: BenchArgs) -> Result<()> {
         };
         return report::print(&(sample + "\n"));
     }
-    let mut report = measure_all(&args, &sizes)?;
-    if folder.is_some() {
-        report.model = format!("{model}, random weights");
+    let targets = match args.all {
+        true => targets::all(&args.engine)?,
+        false => vec![Target::one(args.engine.clone(), args.random_weights)?],
+    };
+    let report = measure_all(&args, targets, &sizes)?;
+    if let Some(path) = &args.plot {
+        plot::write(path, &report)?;
     }
     let to_stdout = args.json.as_deref().is_some_and(|path| path.as_os_str() == "-");
     if let Some(path) = &args.json {
@@ -137,68 +155,124 @@ pub(crate) fn run(mut args: BenchArgs) -> Result<()> {
     if to_stdout {
         Ok(())
     } else {
-        report::print(&table(&report)?)
+        report::print(&table::of(&report)?)
     }
 }
 
-fn measure_all(args: &BenchArgs, sizes: &[Size]) -> Result<Report> {
-    let steps = (sizes.len() * args.rounds as usize * (Measurement::FRAMES.len() + 1)) as u64;
+fn measure_all(args: &BenchArgs, targets: Vec<Target>, sizes: &[Size]) -> Result<Report> {
+    let kinds = Measurement::FRAMES.len() + 1;
+    let each = u64::from(args.rounds) * kinds as u64;
+    let steps = each * (targets.len() * sizes.len()) as u64;
     let mut progress = Progress::new("bench".to_owned(), "measurements", Some(steps));
     let mut done = 0;
-    let mut reports = Vec::new();
-    // The engine's own measurement knows what "auto" became.
-    let mut resolved = None;
+    let mut pace = Pace::default();
     let watch = quiet::Watch::start();
-    for &size in sizes {
-        let mut samples: [Vec<Sample>; 3] = Default::default();
-        let mut models: Vec<ModelSample> = Vec::new();
-        for _ in 0..args.rounds {
-            models.push(child(Measurement::Model, size, args)?);
-            done += 1;
-            progress.update(done, done);
-            for (measurement, samples) in Measurement::FRAMES.into_iter().zip(&mut samples) {
-                let sample: Sample = child(measurement, size, args)?;
-                if measurement == Measurement::Engine {
-                    resolved = Some(sample.clone());
-                }
-                samples.push(sample);
+    let mut models = Vec::new();
+    for mut target in targets {
+        let mut reports = Vec::new();
+        let mut left_out = Vec::new();
+        // The engine's own measurement knows what "auto" became.
+        let mut resolved: Option<Sample> = None;
+        pace.next_model(target.operations, &target.engine.runtime.device);
+        for &size in sizes {
+            let end = done + each;
+            let mut advance = || {
                 done += 1;
                 progress.update(done, done);
+            };
+            let measured = match pace.too_slow(size).filter(|_| args.all) {
+                Some(reason) => Err(anyhow!(reason)),
+                None => measure_size(args, &target.weights()?, size, &mut advance),
+            };
+            done = end;
+            match measured {
+                Ok((report, sample)) => {
+                    pace.measured(&report.model);
+                    resolved = Some(sample);
+                    reports.push(report);
+                }
+                Err(error) if args.all => {
+                    interrupt::check()?;
+                    left_out.push(LeftOut {
+                        size: size.to_string(),
+                        reason: error.to_string(),
+                    });
+                }
+                Err(error) => return Err(error),
             }
         }
-        let [engine, pipeline, moving_gamma] = samples.map(|samples| summarise(&samples));
-        reports.push(SizeReport {
-            size: size.to_string(),
-            pipeline_over_engine: pipeline.frames_per_second / engine.frames_per_second,
-            moving_gamma_over_pipeline: moving_gamma.frames_per_second / pipeline.frames_per_second,
-            engine,
-            pipeline,
-            moving_gamma,
-            model: middle(models).context("nothing was measured")?,
+        models.push(ModelReport {
+            model: target.name,
+            device: resolved
+                .as_ref()
+                .map_or(target.engine.runtime.device.to_string(), |sample| {
+                    sample.device.clone()
+                }),
+            precision: resolved
+                .as_ref()
+                .map_or(target.engine.runtime.precision.to_string(), |sample| {
+                    sample.precision.clone()
+                }),
+            tile_size: resolved.as_ref().map_or(0, |sample| sample.tile_size),
+            tile_overlap: resolved.as_ref().map_or(0, |sample| sample.tile_overlap),
+            sizes: reports,
+            left_out,
         });
     }
-    let resolved = resolved.context("nothing was measured")?;
     Ok(Report {
         version: env!("CARGO_PKG_VERSION"),
         date: gst::glib::DateTime::now_utc()?
             .format("%Y-%m-%dT%H:%M:%SZ")?
             .into(),
         hardware: Hardware::detect(),
-        model: resolved.model,
-        device: resolved.device,
-        precision: resolved.precision,
         gamma: args.gamma,
-        tile_size: resolved.tile_size,
-        tile_overlap: resolved.tile_overlap,
         frames: args.frames,
         rounds: args.rounds,
         others_share: watch.others(),
-        sizes: reports,
+        models,
     })
 }
 
+/// All kinds of measurements, in turn, of one model at one size; `advance` is told of each. Gives what the engine made of its settings,
+/// too.
+fn measure_size(
+    args: &BenchArgs,
+    engine: &EngineArgs,
+    size: Size,
+    advance: &mut dyn FnMut(),
+) -> Result<(SizeReport, Sample)> {
+    let mut samples: [Vec<Sample>; 3] = Default::default();
+    let mut models: Vec<ModelSample> = Vec::new();
+    for _ in 0..args.rounds {
+        models.push(child(Measurement::Model, size, args, engine)?);
+        advance();
+        for (measurement, samples) in Measurement::FRAMES.into_iter().zip(&mut samples) {
+            samples.push(child(measurement, size, args, engine)?);
+            advance();
+        }
+    }
+    let resolved = samples[0].last().cloned().context("nothing was measured")?;
+    let [engine, pipeline, moving_gamma] = samples.map(|samples| summarise(&samples));
+    let report = SizeReport {
+        size: size.to_string(),
+        pixels: size.width * size.height,
+        pipeline_over_engine: pipeline.frames_per_second / engine.frames_per_second,
+        moving_gamma_over_pipeline: moving_gamma.frames_per_second / pipeline.frames_per_second,
+        engine,
+        pipeline,
+        moving_gamma,
+        model: middle(models).context("nothing was measured")?,
+    };
+    Ok((report, resolved))
+}
+
 /// Runs this program again for one measurement.
-fn child<T: DeserializeOwned>(measurement: Measurement, size: Size, args: &BenchArgs) -> Result<T> {
+fn child<T: DeserializeOwned>(
+    measurement: Measurement,
+    size: Size,
+    args: &BenchArgs,
+    engine: &EngineArgs,
+) -> Result<T> {
     interrupt::check()?;
     let output = Command::new(std::env::current_exe()?)
         .arg("bench")
@@ -206,7 +280,7 @@ fn child<T: DeserializeOwned>(measurement: Measurement, size: Size, args: &Bench
         .arg(format!("--size={size}"))
         .arg(format!("--frames={}", args.frames))
         .arg(format!("--gamma={}", args.gamma))
-        .args(args.engine.to_command_line())
+        .args(engine.to_command_line())
         .stdin(Stdio::null())
         .output()?;
     // Ctrl-C reaches the whole process group; the child's end is then no failure of its own.
@@ -253,6 +327,7 @@ fn summarise(samples: &[Sample]) -> Summary {
             (!latencies.is_empty()).then(|| median(latencies))
         },
         stages: samples.iter().rev().find_map(|sample| sample.stages.clone()),
+        convert_ms: samples.iter().rev().find_map(|sample| sample.convert_ms),
     }
 }
 
@@ -264,114 +339,6 @@ fn median(mut values: Vec<f64>) -> f64 {
     } else {
         (values[middle - 1] + values[middle]) / 2.0
     }
-}
-
-fn table(report: &Report) -> Result<String> {
-    let mut text = String::new();
-    let hardware = &report.hardware;
-    writeln!(
-        text,
-        "{}, {} cores, {} threads",
-        hardware.cpu, hardware.cores, hardware.threads
-    )?;
-    for gpu in &hardware.gpus {
-        let driver = hardware.gpu_driver.as_deref().unwrap_or("unknown");
-        writeln!(text, "{gpu}, driver {driver}")?;
-    }
-    writeln!(
-        text,
-        "{} on {}, {}, gamma {}, tiles of at most {} px, overlap {} px; median of {} x {} frames",
-        report.model,
-        report.device,
-        report.precision,
-        report.gamma,
-        report.tile_size,
-        report.tile_overlap,
-        report.rounds,
-        report.frames
-    )?;
-    for size in &report.sizes {
-        writeln!(
-            text,
-            "\n{:<34} {:>9}  {:>7}  {:>12}  {:>6}",
-            size.size, "frames/s", "ratio", "peak memory", "lost"
-        )?;
-        let rows = [
-            ("engine alone", &size.engine, String::new()),
-            ("pipeline", &size.pipeline, percent(size.pipeline_over_engine)),
-            (
-                "pipeline, gamma moved every frame",
-                &size.moving_gamma,
-                percent(size.moving_gamma_over_pipeline),
-            ),
-        ];
-        for (name, summary, ratio) in rows {
-            let memory = summary
-                .peak_memory_mib
-                .map_or("unknown".to_owned(), |mib| format!("{mib} MiB"));
-            writeln!(
-                text,
-                "{name:<34} {:>9.2}  {ratio:>7}  {memory:>12}  {:>6}",
-                summary.frames_per_second, summary.frames_lost
-            )?;
-        }
-        if let Some(stages) = &size.engine.stages {
-            writeln!(
-                text,
-                "ms per frame: upload {:.2}, model {:.2}, blend {:.2}, download {:.2}, total {:.2}",
-                stages.upload_ms, stages.model_ms, stages.blend_ms, stages.download_ms, stages.total_ms
-            )?;
-        }
-        if let Some(mib) = size.engine.peak_gpu_memory_mib {
-            writeln!(text, "peak memory of tensors on the GPU: {mib} MiB")?;
-        }
-        if let Some(latency_ms) = size.engine.latency_ms {
-            writeln!(
-                text,
-                "a single frame takes {latency_ms:.2} ms in an engine that has nothing else to do; the times above are of frames that overlap"
-            )?;
-        }
-        let model = &size.model;
-        writeln!(
-            text,
-            "model at {}x{}, ms: encoder {:.2}, UNet {:.2}, decoder {:.2}; a change of gamma {:.2}",
-            model.width,
-            model.height,
-            model.encode_ms,
-            model.predict_ms,
-            model.decode_ms,
-            model.gamma_change_ms
-        )?;
-        writeln!(
-            text,
-            "GFLOP/s: model {:.0}, {} of its convolutions' limit measured beside it, {:.0}; a 3x3 convolution {:.0}, depthwise {:.0}, a matrix product {:.0}",
-            model.gflops,
-            percent(model.share_of_limit),
-            model.limit_gflops,
-            model.convolution_gflops,
-            model.depthwise_gflops,
-            model.matrix_gflops
-        )?;
-    }
-    writeln!(
-        text,
-        "\nratio: the pipeline's to the engine alone; the moving gamma's to the pipeline's"
-    )?;
-    let summaries = report
-        .sizes
-        .iter()
-        .flat_map(|size| [&size.engine, &size.pipeline, &size.moving_gamma]);
-    let rounds = summaries
-        .map(|summary| summary.rounds.as_slice())
-        .collect::<Vec<_>>();
-    for note in quiet::notes(report.others_share, &rounds) {
-        writeln!(text, "{note}")?;
-    }
-    Ok(text)
-}
-
-fn percent(ratio: f64) -> String {
-    format!("{:.1} %", 100.0 * ratio)
 }
 
 #[cfg(test)]

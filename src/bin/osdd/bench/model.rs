@@ -22,7 +22,7 @@ const WARM_UP: usize = 2;
 const MOST_SECONDS: f64 = 1.0;
 
 /// Medians over the rounds.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 pub(super) struct ModelSample {
     /// What went through the model: the frame, or as much of it as a tile takes.
     pub width: usize,

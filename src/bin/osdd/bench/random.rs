@@ -1,18 +1,18 @@
 //! A model with random weights, to measure speed where there are none yet.
 
 use anyhow::{Context, Result};
+use osdd::config::ModelConfig;
 use osdd::model::OsddModel;
 use osdd::nn::{Initializer, Params};
-use osdd::weights::{Weights, load_config};
+use osdd::weights::Weights;
 use tempfile::TempDir;
 
-/// Writes a model of the configuration of `model` into a folder that goes when the result does.
-pub(super) fn model_like(model: &str) -> Result<TempDir> {
-    let config = load_config(model)?;
+/// Writes a model of this configuration into a folder that goes when the result does.
+pub(super) fn model(config: &ModelConfig) -> Result<TempDir> {
     let init = Initializer::new(1);
-    OsddModel::new(&Params::new(&init), &config)?;
+    OsddModel::new(&Params::new(&init), config)?;
     let weights = Weights {
-        config,
+        config: config.clone(),
         base: init.into_tensors(),
         lora_r: None,
         lora_s: None,

@@ -9,6 +9,7 @@ use super::gallery::{Exhibit, Gallery};
 use super::metric::Column;
 use super::plot::{self, Level, Series};
 use super::table;
+use crate::report::escape;
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
@@ -274,19 +275,4 @@ fn label(method: &Method) -> String {
         Method::Truth => "truth".to_owned(),
         Method::Model { model, gamma } => format!("{model}, gamma {gamma}"),
     }
-}
-
-/// Text as HTML, also within a quoted attribute.
-pub(super) fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            other => escaped.push(other),
-        }
-    }
-    escaped
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::metric::{Better, Column};
-use super::page::escape;
+use crate::report::escape;
 
 const WIDTH: f64 = 380.0;
 const HEIGHT: f64 = 250.0;
