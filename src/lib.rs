@@ -5,6 +5,7 @@
 
 pub mod compare;
 pub mod config;
+mod control_group;
 pub mod data;
 pub mod device;
 pub mod engine;

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tch::Device;
 
+use crate::control_group;
+
 /// Libtorch has an allocator for GPUs, or is about to have: asking before is an error there.
 #[cfg(libtorch_headers)]
 static USES_GPU: AtomicBool = AtomicBool::new(false);
@@ -103,7 +105,7 @@ fn gpu_memory(device: Device, watch: bool) -> Option<GpuMemory> {
 }
 
 /// Bytes that tensors on `device` can still use: on a GPU, what its driver has free and what is kept for tensors; on a CPU, what this
-/// process can use without others being put on the disk or ended, which is what the system has free, or its control group or its own
+/// process can use without others being put on the disk or ended, which is what the system has free, or its control groups or its own
 /// limit of addresses (`ulimit -v`) if that is less. `None` where nobody tells.
 pub(crate) fn available(device: Device) -> Option<u64> {
     if device != Device::Cpu {
@@ -112,24 +114,42 @@ pub(crate) fn available(device: Device) -> Option<u64> {
         #[cfg(not(libtorch_headers))]
         return None;
     }
-    let mut system = sysinfo::System::new();
-    system.refresh_memory();
-    if system.total_memory() == 0 {
-        return None;
-    }
-    // Files that are kept in memory do not count: they make room.
-    let group = system.cgroup_limits();
-    let group = group.map(|limits| limits.total_memory.saturating_sub(limits.rss));
-    let least = system.available_memory().min(group.unwrap_or(u64::MAX));
+    let system = System::read()?;
+    let least = system.available.min(control_group::left().memory);
     Some(least.min(addresses_left().unwrap_or(u64::MAX)))
 }
 
-/// Bytes of the system's swap space that are free, or of the share that this process's control group may use of it.
-pub(crate) fn swap() -> u64 {
-    let mut system = sysinfo::System::new();
-    system.refresh_memory();
-    let group = system.cgroup_limits().map(|limits| limits.free_swap);
-    system.free_swap().min(group.unwrap_or(u64::MAX))
+/// Bytes after which the system ends a process that uses more on `device`: [`available`] and what can be swapped to the disk. Addresses
+/// (`ulimit -v`) do not count, as the next is refused and nothing ended. `None` where too much is an error at once, as on a GPU, or
+/// nobody tells.
+pub(crate) fn utmost(device: Device) -> Option<u64> {
+    if device != Device::Cpu {
+        return None;
+    }
+    let system = System::read()?;
+    let group = control_group::left();
+    let group = group.memory.saturating_add(group.swap);
+    Some(system.available.saturating_add(system.swap).min(group))
+}
+
+/// Bytes that are free.
+struct System {
+    available: u64,
+    swap: u64,
+}
+
+impl System {
+    fn read() -> Option<Self> {
+        let mut system = sysinfo::System::new();
+        system.refresh_memory();
+        if system.total_memory() == 0 {
+            return None;
+        }
+        Some(System {
+            available: system.available_memory(),
+            swap: system.free_swap(),
+        })
+    }
 }
 
 /// Bytes of addresses that this process may still ask for, where there is a limit.
@@ -201,6 +221,21 @@ mod tests {
     use crate::fake_gpu::FakeGpu;
 
     const GPU: Device = Device::Cuda(0);
+
+    #[test]
+    fn a_cpus_utmost_is_no_less_than_what_is_free_of_it() {
+        let system = System::read().expect("the system tells");
+        let most = utmost(Device::Cpu).expect("a CPU's is known");
+        assert!(
+            most > 0
+                && most
+                    <= system
+                        .available
+                        .saturating_add(system.swap)
+                        .saturating_add(1 << 30)
+        );
+        assert_eq!(utmost(GPU), None);
+    }
 
     #[test]
     fn a_gpus_memory_is_counted_and_given_back() {

@@ -105,6 +105,8 @@ fn wrong_usage_exits_with_2() {
         "deblur a.png a.png -o one.png",
         "deblur a.png -o -",
         "deblur a.png -o b.png --gamma -1",
+        "deblur a.png -o b.png --reuse-threshold 256",
+        "deblur a.png -o b.png --skip-sharp -0.1",
         "bench --size 10",
     ] {
         let output = osdd(&folder, arguments);
@@ -195,6 +197,15 @@ fn no_strength_is_the_input_in_every_layout() {
         succeeds(&folder, &format!("deblur {name} -o out/{name} --strength 0"));
         assert_eq!(open(&folder, &format!("out/{name}")), image, "{name}");
     }
+}
+
+#[test]
+fn what_is_sharp_can_be_left_alone() {
+    let folder = folder();
+    let image = checkers(150, 90);
+    image.save(folder.path().join("in.png")).unwrap();
+    succeeds(&folder, "deblur in.png -o out.png --skip-sharp 1");
+    assert_eq!(open(&folder, "out.png"), image);
 }
 
 #[test]

@@ -263,6 +263,29 @@ fn side_by_side_video_is_twice_as_wide() {
 }
 
 #[test]
+fn tiles_that_stand_still_can_be_shown_again() {
+    let folder = folder();
+    let moving = VIDEO.replace("videotestsrc", "videotestsrc pattern=snow");
+    make(
+        &folder,
+        "in.mkv",
+        "matroskamux",
+        &format!("{moving} ! {H264}"),
+        "opusenc",
+    );
+    let later_frames = |arguments: &str| -> usize {
+        succeeds(&folder, &format!("deblur in.mkv -o out.mkv -f {arguments}"));
+        let video = &streams(&folder, "out.mkv")["video/x-h264"];
+        assert_eq!(video.data.len(), FRAMES);
+        video.data[1..].iter().map(Vec::len).sum()
+    };
+    // Whatever changes is less than this, so every frame shows the first.
+    let frozen = later_frames("--reuse-threshold 255");
+    let moving = later_frames("");
+    assert!(10 * frozen < moving, "{frozen} bytes, {moving}");
+}
+
+#[test]
 fn what_is_no_video_is_one_line_and_leaves_nothing() {
     let folder = folder();
     fs::write(
@@ -398,6 +421,8 @@ fn bench_needs_no_weights_for_speed_alone() {
     let bench = "bench --size 64x48 --frames 8 --rounds 1 --model ./untrained --json -";
     let output = osdd(&folder, bench);
     assert!(!output.status.success(), "it has no weights");
+    let one = osdd(&folder, &format!("{bench} --random-weights --only model"));
+    assert!(one.status.success(), "{one:?}");
     let output = osdd(&folder, &format!("{bench} --random-weights"));
     assert!(output.status.success(), "{output:?}");
     let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");

@@ -1,6 +1,9 @@
 //! The engine: order, depth, flush, errors, γ, strength, and tiles that cannot be seen.
 
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use osdd::engine::{Device, Engine, EngineConfig, Precision, SendError};
 use osdd::frame::{Frame, PixelFormat};
@@ -51,6 +54,31 @@ fn largest_and_mean_difference(a: &Frame, b: &Frame) -> (u8, f64) {
     )
 }
 
+/// The layers of one run on threads that it has for itself, those of the other ask for the same ones each time.
+#[test]
+fn engines_of_both_kinds_can_start_at_once() {
+    let nano = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/nano");
+    let folder = tempfile::tempdir().unwrap();
+    let weights = "model.safetensors";
+    std::fs::copy(nano.join(weights), folder.path().join(weights)).unwrap();
+    let text = std::fs::read_to_string(nano.join("config.json")).unwrap();
+    let mut model: serde_json::Value = serde_json::from_str(&text).unwrap();
+    model["unet"]["norm"] = serde_json::json!({ "group": { "num_groups": 8 } });
+    std::fs::write(folder.path().join("config.json"), model.to_string()).unwrap();
+    let of_groups = folder.path().display().to_string();
+    let (started, all) = mpsc::channel();
+    for _ in 0..4 {
+        for model in ["nano".to_owned(), of_groups.clone()] {
+            let started = started.clone();
+            thread::spawn(move || started.send(Engine::new(EngineConfig { model, ..config() }).map(drop)));
+        }
+        for _ in 0..2 {
+            let engine = all.recv_timeout(Duration::from_secs(300));
+            engine.expect("neither waits for the other").unwrap();
+        }
+    }
+}
+
 #[test]
 fn frames_come_back_in_order_with_their_input() {
     let engine = Engine::new(EngineConfig { depth: 3, ..config() }).unwrap();
@@ -99,7 +127,7 @@ fn flush_forgets_frames_and_wakes_a_waiting_receiver() {
         }
         let waiting = {
             let engine = engine.clone();
-            std::thread::spawn(move || {
+            thread::spawn(move || {
                 let mut received = 0;
                 while engine.receive().unwrap().is_some() {
                     received += 1;
@@ -108,7 +136,7 @@ fn flush_forgets_frames_and_wakes_a_waiting_receiver() {
             })
         };
         if round % 2 == 0 {
-            std::thread::yield_now();
+            thread::yield_now();
         }
         engine.flush();
         assert!(waiting.join().unwrap() <= 4);

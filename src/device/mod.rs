@@ -83,10 +83,10 @@ pub(crate) fn find_gpus() {
     Lazy::force(&CUDA_DEVICES);
 }
 
-/// The CPU and every GPU.
+/// Every GPU, and the CPU.
 pub fn all() -> Vec<Device> {
     let gpus = (0..*CUDA_DEVICES).map(Device::Cuda);
-    std::iter::once(Device::Cpu).chain(gpus).collect()
+    gpus.chain([Device::Cpu]).collect()
 }
 
 /// The device that `device` stands for on this machine.

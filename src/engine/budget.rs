@@ -3,7 +3,7 @@
 //! On a CPU the system gives memory that it does not have and ends the process when it is used, so there it has to be known before.
 //! On a GPU too much is an error at once, and less is tried then; knowing it before saves that.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tch::{Device, Kind, Tensor};
@@ -14,6 +14,9 @@ use crate::{Error, Result, memory};
 /// Side of the tile on which the model's need is measured, in pixels, where the model takes it.
 const PROBE: usize = 128;
 
+/// What freed tensors leave behind for later ones, beside what is in use at once: 1.17 of it for `nano` at 2048x2048.
+const KEPT: f64 = 1.25;
+
 /// Of a frame of float32 R'G'B', the copies that are there beside the tiles: as it came, padded, joined, and mixed with the input. The
 /// kernels for plain frames keep all tiles' outputs instead, which overlap by half their sides at most: up to four frames too.
 pub(super) const FRAMES: usize = 4;
@@ -23,59 +26,73 @@ pub(super) const REUSE_FRAMES: usize = 3;
 
 static MEASURING: Mutex<()> = Mutex::new(());
 
+/// Nobody else measures, see [`Budget::measure`].
+pub(super) struct Alone {
+    _guard: MutexGuard<'static, ()>,
+}
+
+impl Alone {
+    pub fn wait() -> Self {
+        Alone {
+            _guard: MEASURING.lock().unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+}
+
 /// What a pass needs, and what there is.
 pub(super) struct Budget {
-    device: Device,
     /// Peak of a pass for each pixel of its tiles, in bytes.
     per_pixel: f64,
     /// Bytes that are free, where that is known.
     available: Box<dyn Fn() -> Option<u64> + Send>,
-    /// Bytes of the swap space that are free.
-    swap: Box<dyn Fn() -> u64 + Send>,
+    /// Bytes after which the process is ended, where it would be.
+    utmost: Box<dyn Fn() -> Option<u64> + Send>,
 }
 
 /// More is needed than is free.
 pub(super) struct Shortage {
     /// In bytes.
-    pub needed: u64,
+    needed: u64,
     /// In bytes.
-    pub available: u64,
-    /// Using more would end the process.
-    hopeless: bool,
+    available: u64,
+    /// Bytes after which the process would be ended, where they are less than what is needed.
+    utmost: Option<u64>,
 }
 
 impl Shortage {
     /// # Errors
     /// [`Error::NoMemory`] where going on would end the process; otherwise it is tried.
     pub fn refuse(&self, width: usize, height: usize) -> Result<()> {
-        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-        let (needed, available) = (mib(self.needed), mib(self.available));
-        let reason =
-            format!("frames of {width}x{height} need about {needed} MB, and {available} MB are free");
-        if self.hopeless {
-            let device = "the CPU".to_owned();
-            return Err(Error::NoMemory { device, reason });
+        let mib = |bytes: u64| bytes >> 20;
+        let needed = format!("frames of {width}x{height} need some {} MB", mib(self.needed) + 1);
+        if let Some(utmost) = self.utmost {
+            return Err(Error::NoMemory {
+                device: "cpu".to_owned(),
+                reason: format!("{needed} however they are cut, and there are {} MB", mib(utmost)),
+            });
         }
-        tracing::warn!("memory is short: {reason}");
+        tracing::warn!(
+            "memory is short: {needed}, and {} MB are free",
+            mib(self.available)
+        );
         Ok(())
     }
 }
 
 impl Budget {
-    /// Measures a pass through the model, which makes the first frame faster too. `None` where that cannot be known.
+    /// Measures a pass through the model, which makes the first frame faster too. `None` where that cannot be known. One measures at a
+    /// time, and holds `_alone` from before it has the CPU's own threads: these are wanted by layers of others that measure.
     ///
     /// # Errors
     /// Too little memory for even that.
-    pub fn measure(model: &Forward, multiple: usize, device: Device) -> Result<Option<Self>> {
+    pub fn measure(model: &Forward, multiple: usize, device: Device, _alone: &Alone) -> Result<Option<Self>> {
         let start = Instant::now();
         let side = PROBE.next_multiple_of(multiple) as i64;
         let tile = Tensor::f_zeros([1, 3, side, side], (Kind::Float, device))?;
-        // Other engines' tensors count too. So one measures at a time, and the smaller of two peaks is right; the first pass has
-        // weights to pack besides.
-        let _alone = MEASURING.lock().unwrap_or_else(PoisonError::into_inner);
+        // Other engines' tensors count too. So the smaller of two peaks is right; the first pass has weights to pack besides.
         let mut peaks = [None; 2];
         for peak in &mut peaks {
-            let (passed, most) = memory::peak(device, || pass(model, &tile));
+            let (passed, most) = memory::peak(device, || pass(model, &tile, &|| true));
             passed?;
             *peak = most;
         }
@@ -85,20 +102,18 @@ impl Budget {
             start.elapsed()
         );
         Ok(peak.map(|bytes| Budget {
-            device,
-            per_pixel: bytes as f64 / (side * side) as f64,
+            per_pixel: KEPT * bytes as f64 / (side * side) as f64,
             available: Box::new(move || memory::available(device)),
-            swap: Box::new(memory::swap),
+            utmost: Box::new(move || memory::utmost(device)),
         }))
     }
 
     #[cfg(test)]
-    pub fn of(device: Device, per_pixel: f64, available: fn() -> Option<u64>, swap: u64) -> Self {
+    pub fn of(per_pixel: f64, available: fn() -> Option<u64>, utmost: Option<u64>) -> Self {
         Budget {
-            device,
             per_pixel,
             available: Box::new(available),
-            swap: Box::new(move || swap),
+            utmost: Box::new(move || utmost),
         }
     }
 
@@ -115,7 +130,7 @@ impl Budget {
         (needed > available).then(|| Shortage {
             needed,
             available,
-            hopeless: self.device == Device::Cpu && needed > available.saturating_add((self.swap)()),
+            utmost: (self.utmost)().filter(|utmost| needed > *utmost),
         })
     }
 }

@@ -1,5 +1,6 @@
 //! An engine's settings, checked once.
 
+use crate::config::DEFAULT_OVERLAP;
 use crate::device::{Device, Precision};
 use crate::{Error, Result};
 
@@ -13,7 +14,7 @@ pub struct EngineConfig {
     /// Largest side of a tile in pixels, a multiple of 64; 0 takes the whole frame. `None` leaves it to the engine: 2048 where
     /// larger tiles save time and their memory is to be had, which is for models like `nano` and `small` on a GPU, and where they
     /// are fused for the CPU's caches; else 512 on a CPU, and on a GPU frames of up to a megapixel as a whole and
-    /// tiles of 768 above. 512 also where tiles may be reused or skipped.
+    /// tiles of 768 above. Where tiles may be reused or skipped 512, or four times the overlap.
     pub tile_size: Option<usize>,
     /// Overlap of neighbouring tiles in pixels, or half of a tile's side where that is less. `None` is what the model asks for
     /// ([`ModelConfig::tile_overlap`](crate::config::ModelConfig::tile_overlap)): 128, with which `nano`'s tiles match the whole frame to
@@ -70,7 +71,11 @@ impl EngineConfig {
     pub fn resolved_tile_size(&self, large_tiles: bool, gpu: bool) -> usize {
         let each_counts = self.reuse_threshold > 0.0 || self.skip_sharp > 0.0;
         self.tile_size.unwrap_or(match (each_counts, large_tiles, gpu) {
-            (true, ..) | (false, false, false) => LEAST_AUTO_TILE,
+            // Tiles that overlap by half would be made four times.
+            (true, true, _) => {
+                LEAST_AUTO_TILE.max((4 * self.tile_overlap.unwrap_or(DEFAULT_OVERLAP)).next_multiple_of(64))
+            }
+            (true, false, _) | (false, false, false) => LEAST_AUTO_TILE,
             (false, true, _) => LARGE_AUTO_TILE,
             (false, false, true) => GPU_AUTO_TILE,
         })
@@ -163,5 +168,22 @@ mod tests {
         assert!(bad(|c| c.gamma = f64::NAN).contains("0 to 1"));
         assert!(bad(|c| c.strength = 1.5).contains("0 to 1"));
         assert!(bad(|c| c.skip_sharp = -0.1).contains("0 to 1"));
+    }
+
+    #[test]
+    fn tiles_that_count_each_are_small_but_not_all_overlap() {
+        let tile = |tile_overlap, skip_sharp, large| {
+            let config = EngineConfig {
+                tile_overlap,
+                skip_sharp,
+                ..EngineConfig::default()
+            };
+            config.resolved_tile_size(large, false)
+        };
+        assert_eq!(tile(None, 0.0, true), LARGE_AUTO_TILE);
+        assert_eq!(tile(None, 0.3, true), 512);
+        assert_eq!(tile(Some(256), 0.3, true), 1024);
+        assert_eq!(tile(Some(130), 0.3, true), 576, "a multiple of 64");
+        assert_eq!(tile(Some(256), 0.3, false), 512);
     }
 }

@@ -125,13 +125,13 @@ mod tests {
             tile_batch: 8,
             ..EngineConfig::default()
         };
-        let cut_with = |device, swap, per_pixel: f64, available: fn() -> Option<u64>| {
-            let budget = Budget::of(device, per_pixel, available, swap);
-            let cut = Cut::new(&config, true, device);
+        let cut_with = |utmost, per_pixel: f64, available: fn() -> Option<u64>| {
+            let budget = Budget::of(per_pixel, available, utmost);
+            let cut = Cut::new(&config, true, Device::Cpu);
             cut.fitted(1024, 512, 8, Some(&budget), FRAMES)
                 .map(|(_, cut)| cut)
         };
-        let cut = |per_pixel: f64, available| cut_with(Device::Cpu, 0, per_pixel, available);
+        let cut = |per_pixel: f64, available| cut_with(Some(26 << 20), per_pixel, available);
         let whole = cut(100.0, || Some(100 << 20)).unwrap();
         assert_eq!((whole.tile_size, whole.batch), (0, 8));
         assert_eq!(cut(1e9, || None).unwrap(), whole, "nobody knows what is free");
@@ -140,15 +140,13 @@ mod tests {
         assert_eq!((smaller.tile_size, smaller.batch), (512, 1));
         let least = cut(100.0, || Some(26 << 20)).unwrap();
         assert_eq!((least.tile_size, least.overlap), (128, 16));
-        // Where too much would end the process, it is not tried.
-        let none = cut(100.0, || Some(0)).unwrap_err();
+        assert_eq!(cut(100.0, || Some(0)).unwrap(), least, "by swapping, it may do");
+        // Where too much would end the process, it is not tried; where it is an error at once, it is.
+        let none = cut_with(Some(20 << 20), 100.0, || Some(20 << 20)).unwrap_err();
         assert_eq!(none.kind(), crate::ErrorKind::NoMemory);
-        let text = "not enough memory on the CPU: frames of 1024x512 need about 26 MB, and 0 MB are free";
+        let text = "not enough memory on cpu: frames of 1024x512 need some 26 MB however they are cut, and there are 20 MB";
         assert_eq!(none.to_string(), text);
-        let swapped = cut_with(Device::Cpu, 30 << 20, 100.0, || Some(0)).unwrap();
-        assert_eq!(swapped, least, "it goes slowly");
-        let on_a_gpu = cut_with(Device::Cuda(0), 0, 100.0, || Some(0)).unwrap();
-        assert_eq!(on_a_gpu, least, "too much is an error at once there");
+        assert_eq!(cut_with(None, 100.0, || Some(0)).unwrap(), least);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::budget::Budget;
+use super::budget::{Alone, Budget};
 use super::pixels::{from_samples, to_samples};
 use super::plain::{self, Plain};
 use super::source::Source;
@@ -131,7 +131,13 @@ impl<P: Picture> Restorer<P> {
         let model = source.model()?;
         let (fused, large_tiles) = (arithmetic.fused, arithmetic.large_tiles);
         let multiple = shared.config().size_multiple();
-        let budget = with_threads(fused, move || Budget::measure(&model, multiple, torch_device))?;
+        let alone = Alone::wait();
+        let budget = with_threads(fused, || {
+            // It goes there and stays.
+            let model = model;
+            Budget::measure(&model, multiple, torch_device, &alone)
+        })?;
+        drop(alone);
         let tile_overlap = config.tile_overlap.unwrap_or(shared.config().tile_overlap);
         let config = &EngineConfig {
             tile_overlap: Some(tile_overlap),
@@ -364,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_is_given_up_between_two_tiles() {
+    fn a_frame_is_given_up_between_two_layers() {
         let config = EngineConfig {
             tile_size: Some(64),
             tile_overlap: Some(0),
@@ -372,14 +378,25 @@ mod tests {
         };
         let _no_grad = tch::no_grad_guard();
         let mut restorer = Restorer::new(&config).unwrap();
-        let mut frame = Frame::new(320, 64, PixelFormat::Rgb8);
         // It has five tiles.
-        for (tiles, asked) in [(0, 1), (2, 3), (5, 5)] {
+        let mut frame = Frame::new(320, 64, PixelFormat::Rgb8);
+        frame
+            .data
+            .iter_mut()
+            .enumerate()
+            .for_each(|(i, value)| *value = (i * 7) as u8);
+        let mut run = |layers: usize| {
             let questions = AtomicUsize::new(0);
-            let wanted = || questions.fetch_add(1, Ordering::Relaxed) < tiles;
+            let wanted = || questions.fetch_add(1, Ordering::Relaxed) < layers;
             let begun = restorer.begin(&mut frame, 1.0, 1.0, &wanted).unwrap();
-            assert_eq!(begun.is_some(), tiles == 5, "wanted for {tiles} tiles");
-            assert_eq!(questions.into_inner(), asked);
+            let restored = begun.map(|begun| restorer.finish(begun).unwrap().frame.data);
+            (restored, questions.into_inner())
+        };
+        let (whole, asked) = run(usize::MAX);
+        assert!(whole.is_some() && asked > 5 * 20, "asked {asked} times");
+        for layers in [0, 1, asked / 7, asked / 3, asked - 1] {
+            assert_eq!(run(layers), (None, layers + 1));
         }
+        assert_eq!(run(asked), (whole, asked), "nothing stale is left");
     }
 }

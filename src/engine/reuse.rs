@@ -1,7 +1,7 @@
 //! Tiles that show what they showed before.
 //!
 //! A tile is compared with the input that its last output was made of, not with the last frame: slow changes add up until they
-//! are seen. It is made anew after [`REFRESH`] frames in any case.
+//! are seen. It is made anew after [`REFRESH`] frames at most, and tiles of one age take turns at that.
 
 use pulp::Arch;
 use tch::Tensor;
@@ -9,7 +9,7 @@ use tch::Tensor;
 use super::pixels::is_plain;
 use super::tiled::cut_out;
 use crate::Result;
-use crate::nn::channels_last;
+use crate::nn::copied;
 use crate::tile::Tile;
 
 /// Frames for which a tile may be shown again.
@@ -94,11 +94,16 @@ impl Reuse {
     /// # Errors
     /// Too little memory.
     pub fn keep(&mut self, i: usize, padded: &Tensor, tile: &Tile, output: Tensor) -> Result<()> {
+        // Tiles that were made together shall not all be made anew together.
+        let frames = match self.kept[i] {
+            Some(_) => 0,
+            None => REFRESH * i as u32 / self.kept.len() as u32,
+        };
         self.kept[i] = Some(Kept {
             // A copy: a part would keep the whole frame.
-            input: channels_last(&cut_out(padded, tile)?),
+            input: copied(&cut_out(padded, tile)?)?,
             output,
-            frames: 0,
+            frames,
         });
         Ok(())
     }

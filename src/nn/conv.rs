@@ -4,6 +4,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::cpu::{Activation, Arrangement, ConvWeights, Input, Kernel, Layer, Products};
 use super::packed::{Packed, filled, innermost, map};
+use super::wanted::go_on;
 use super::{ImageNorm, Init, NormKind, Params, patchify, unpatchify};
 use crate::Result;
 
@@ -275,6 +276,7 @@ impl Conv2d {
     /// On x86-64 by oneDNN where it can. libtorch keeps small inputs from it and, on one thread, 1x1 convolutions: rules from a
     /// time when that was slower. Today its own kernels are several times slower there.
     fn with_bias(&self, x: &Tensor, bias: &Tensor) -> Tensor {
+        go_on();
         if on_gpu(x)
             && let Some(product) = self.as_product(&[x], bias)
         {

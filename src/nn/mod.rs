@@ -16,6 +16,7 @@ mod params;
 mod resnet;
 mod sample;
 mod transformer;
+mod wanted;
 
 pub use attention::{Attention, AttnBlock};
 pub(crate) use basic::copied;
@@ -33,3 +34,4 @@ pub use params::{Init, Initializer, Params, Shapes, Source, TensorMap};
 pub use resnet::ResnetBlock2D;
 pub use sample::{Downsample2D, Upsample2D, patchify, unpatchify};
 pub use transformer::{Transformer2DModel, TransformerShape};
+pub(crate) use wanted::while_wanted;

@@ -21,7 +21,7 @@ pub(crate) fn message(error: &osdd::Error, model: &str, device: &str) -> gst::Er
         ),
         ErrorKind::NoMemory => gst::error_msg!(
             gst::ResourceError::NoSpaceLeft,
-            ("There is not enough memory for model \"{model}\". Make \"tile-size\" or \"tile-batch\" smaller, or choose a smaller model."),
+            ("There is not enough memory for model \"{model}\". Make \"tile-size\" or \"tile-batch\" smaller, or the frames, or choose a smaller model."),
             ["{detail}"]
         ),
         ErrorKind::Device => gst::error_msg!(

@@ -185,6 +185,13 @@ pub(crate) struct DeblurArgs {
     pub strength: f64,
     #[command(flatten)]
     pub engine: EngineArgs,
+    /// Show a tile again, without the model, while no sample of it has changed by more than this, in levels of 255, since it was
+    /// made: for cameras that stand still, a little above their noise; 0 makes every tile anew (0..255)
+    #[arg(long, default_value = "0", value_name = "LEVELS", value_parser = levels, allow_negative_numbers = true)]
+    pub reuse_threshold: f64,
+    /// Leave tiles as they are whose blur is less than this: for footage that is mostly sharp, begin with 0.3; 0 skips nothing (0..1)
+    #[arg(long, default_value = "0", value_name = "BLUR", value_parser = unit_interval, allow_negative_numbers = true)]
+    pub skip_sharp: f64,
     /// Show input and result in one picture
     #[arg(long, value_enum, default_value_t = Compare::Off)]
     pub compare: Compare,
@@ -207,9 +214,9 @@ pub(crate) struct BenchArgs {
     /// 512x512, 640x360, 1280x720, 1920x1080 and 3840x2160
     #[arg(long, conflicts_with = "size")]
     pub all_sizes: bool,
-    /// These sizes of every preset that is installed on every device, with random weights where a preset has only its configuration;
-    /// what would take more than ten seconds a frame is left out
-    #[arg(long, conflicts_with_all = ["size", "all_sizes", "random_weights", "model", "device"])]
+    /// These sizes of every preset that is installed, on every device unless one is named, with random weights where there is only a
+    /// configuration; a size of which the measurements would take more than ten minutes is left out
+    #[arg(long, conflicts_with_all = ["size", "all_sizes", "random_weights", "model"])]
     pub all: bool,
     /// Only the configuration of the model, with random weights: for speed alone
     #[arg(long)]
@@ -320,10 +327,18 @@ impl fmt::Display for Size {
 }
 
 pub(crate) fn unit_interval(text: &str) -> Result<f64, String> {
+    from_0_to(1.0, text)
+}
+
+fn levels(text: &str) -> Result<f64, String> {
+    from_0_to(255.0, text)
+}
+
+fn from_0_to(most: f64, text: &str) -> Result<f64, String> {
     text.parse()
         .ok()
-        .filter(|value| (0.0..=1.0).contains(value))
-        .ok_or_else(|| "must be a number from 0 to 1".to_owned())
+        .filter(|value| (0.0..=most).contains(value))
+        .ok_or_else(|| format!("must be a number from 0 to {most}"))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Error, Result, anyhow};
-use osdd::engine::Engine;
+use osdd::engine::{Engine, EngineConfig};
 
 use crate::args::DeblurArgs;
 use crate::images::{self, Step};
@@ -13,7 +13,11 @@ use crate::progress::Progress;
 use crate::{report, video};
 
 pub(crate) fn run(args: DeblurArgs) -> Result<()> {
-    let config = args.engine.config(args.gamma, args.strength)?;
+    let config = EngineConfig {
+        reuse_threshold: args.reuse_threshold,
+        skip_sharp: args.skip_sharp,
+        ..args.engine.config(args.gamma, args.strength)?
+    };
     let plan = Plan::new(&args)?;
     if !plan.folders.is_empty() {
         report::note(format_args!(

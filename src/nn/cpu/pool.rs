@@ -6,10 +6,16 @@ use std::thread;
 use once_cell::sync::Lazy;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-/// As many threads as libtorch would use, one set for the whole process.
+/// As many threads as libtorch would use, but no more than a container's share of the processors; one set for the whole process.
 static POOL: Lazy<Option<ThreadPool>> = Lazy::new(|| {
-    // A thread that is new to libtorch has its default.
-    let threads = on_a_new_thread(tch::get_num_threads)?.max(1);
+    // A thread that is new to libtorch has its default, which knows what OMP_NUM_THREADS says, and nothing of shares.
+    let default = on_a_new_thread(tch::get_num_threads)?;
+    let share = match std::env::var_os("OMP_NUM_THREADS") {
+        Some(_) => i32::MAX,
+        None => thread::available_parallelism()
+            .map_or(i32::MAX, |share| share.get().try_into().unwrap_or(i32::MAX)),
+    };
+    let threads = default.min(share).max(1);
     let pool = ThreadPoolBuilder::new()
         .num_threads(threads as usize)
         .thread_name(|i| format!("osdd-cpu-{i}"))

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 
 use super::lines::Lines;
 use super::pool::{on_own_threads, threads};
+use crate::nn::wanted::go_on;
 
 /// Rows for which one more pair of threads pays.
 const ROWS_OF_A_PAIR: usize = 8;
@@ -117,6 +118,7 @@ pub(super) fn share<T: Send>(
     shape: Shape,
     make: impl Fn(Walk<T>, &mut Lines) + Sync + Send,
 ) {
+    go_on();
     #[cfg(test)]
     if UPWARDS.get() {
         return share_among(output, shape, 1, &[true], make);

@@ -22,11 +22,12 @@ use self::model::ModelSample;
 use self::targets::{Pace, Target};
 use crate::args::{BenchArgs, EngineArgs, Measurement, Size};
 use crate::hardware::Hardware;
+use crate::interrupt::Interrupted;
 use crate::progress::Progress;
 use crate::{interrupt, report};
 
 /// One measurement, as the child prints it.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 struct Sample {
     frames_in: u64,
     frames_out: u64,
@@ -74,13 +75,20 @@ struct Report {
 #[derive(Serialize)]
 struct ModelReport {
     model: String,
+    /// What became of what was asked for, where anything was measured.
+    #[serde(flatten)]
+    settings: Option<Settings>,
+    sizes: Vec<SizeReport>,
+    /// What was not measured, and why.
+    left_out: Vec<LeftOut>,
+}
+
+#[derive(Serialize)]
+struct Settings {
     device: String,
     precision: String,
     tile_size: usize,
     tile_overlap: usize,
-    sizes: Vec<SizeReport>,
-    /// What was not measured, and why.
-    left_out: Vec<LeftOut>,
 }
 
 #[derive(Serialize)]
@@ -133,93 +141,47 @@ pub(crate) fn run(mut args: BenchArgs) -> Result<()> {
         }],
         (false, false) => named,
     };
+    if args.all {
+        return sweep(&args, targets::all(&args.engine)?, &sizes);
+    }
+    let mut target = Target::one(args.engine.clone(), args.random_weights)?;
     if let Some(measurement) = args.only {
+        args.engine = target.weights()?;
         let sample = match measurement {
             Measurement::Model => serde_json::to_string(&model::run(sizes[0], &args)?)?,
             _ => serde_json::to_string(&measure::run(measurement, sizes[0], &args)?)?,
         };
         return report::print(&(sample + "\n"));
     }
-    let targets = match args.all {
-        true => targets::all(&args.engine)?,
-        false => vec![Target::one(args.engine.clone(), args.random_weights)?],
-    };
-    let report = measure_all(&args, targets, &sizes)?;
-    if let Some(path) = &args.plot {
-        plot::write(path, &report)?;
-    }
-    let to_stdout = args.json.as_deref().is_some_and(|path| path.as_os_str() == "-");
-    if let Some(path) = &args.json {
-        report::write_json(path, &report)?;
-    }
-    if to_stdout {
-        Ok(())
-    } else {
-        report::print(&table::of(&report)?)
-    }
+    sweep(&args, vec![target], &sizes)
 }
 
-fn measure_all(args: &BenchArgs, targets: Vec<Target>, sizes: &[Size]) -> Result<Report> {
-    let kinds = Measurement::FRAMES.len() + 1;
-    let each = u64::from(args.rounds) * kinds as u64;
+/// Measures everything, and reports it; what has been measured is reported when the rest fails, too.
+fn sweep(args: &BenchArgs, targets: Vec<Target>, sizes: &[Size]) -> Result<()> {
+    let each = u64::from(args.rounds) * (Measurement::FRAMES.len() + 1) as u64;
     let steps = each * (targets.len() * sizes.len()) as u64;
     let mut progress = Progress::new("bench".to_owned(), "measurements", Some(steps));
-    let mut done = 0;
-    let mut pace = Pace::default();
     let watch = quiet::Watch::start();
+    let mut done = 0;
     let mut models = Vec::new();
+    let mut pace = Pace::new(f64::from(args.frames) * each as f64);
+    let mut result = Ok(());
     for mut target in targets {
-        let mut reports = Vec::new();
-        let mut left_out = Vec::new();
-        // The engine's own measurement knows what "auto" became.
-        let mut resolved: Option<Sample> = None;
-        pace.next_model(target.operations, &target.engine.runtime.device);
-        for &size in sizes {
-            let end = done + each;
+        let mut measure = |target: &mut Target, size| {
             let mut advance = || {
                 done += 1;
                 progress.update(done, done);
             };
-            let measured = match pace.too_slow(size).filter(|_| args.all) {
-                Some(reason) => Err(anyhow!(reason)),
-                None => measure_size(args, &target.weights()?, size, &mut advance),
-            };
-            done = end;
-            match measured {
-                Ok((report, sample)) => {
-                    pace.measured(&report.model);
-                    resolved = Some(sample);
-                    reports.push(report);
-                }
-                Err(error) if args.all => {
-                    interrupt::check()?;
-                    left_out.push(LeftOut {
-                        size: size.to_string(),
-                        reason: error.to_string(),
-                    });
-                }
-                Err(error) => return Err(error),
-            }
+            measure_size(args, &target.weights()?, size, &mut advance)
+        };
+        let model;
+        (model, result) = measure_model(&mut target, sizes, &mut pace, args.all, &mut measure);
+        models.push(model);
+        if result.is_err() {
+            break;
         }
-        models.push(ModelReport {
-            model: target.name,
-            device: resolved
-                .as_ref()
-                .map_or(target.engine.runtime.device.to_string(), |sample| {
-                    sample.device.clone()
-                }),
-            precision: resolved
-                .as_ref()
-                .map_or(target.engine.runtime.precision.to_string(), |sample| {
-                    sample.precision.clone()
-                }),
-            tile_size: resolved.as_ref().map_or(0, |sample| sample.tile_size),
-            tile_overlap: resolved.as_ref().map_or(0, |sample| sample.tile_overlap),
-            sizes: reports,
-            left_out,
-        });
     }
-    Ok(Report {
+    let report = Report {
         version: env!("CARGO_PKG_VERSION"),
         date: gst::glib::DateTime::now_utc()?
             .format("%Y-%m-%dT%H:%M:%SZ")?
@@ -230,7 +192,70 @@ fn measure_all(args: &BenchArgs, targets: Vec<Target>, sizes: &[Size]) -> Result
         rounds: args.rounds,
         others_share: watch.others(),
         models,
-    })
+    };
+    if report.models.iter().any(|model| !model.sizes.is_empty()) {
+        tell(args, &report)?;
+        return result;
+    }
+    let left_out = report.models.into_iter().flat_map(|model| model.left_out);
+    let reasons: Vec<String> = left_out.map(|left_out| left_out.reason).collect();
+    result.and_then(|()| Err(anyhow!("nothing was measured: {}", reasons.join("; "))))
+}
+
+fn tell(args: &BenchArgs, report: &Report) -> Result<()> {
+    if let Some(path) = &args.plot {
+        plot::write(path, report)?;
+    }
+    let to_stdout = args.json.as_deref().is_some_and(|path| path.as_os_str() == "-");
+    if let Some(path) = &args.json {
+        report::write_json(path, report)?;
+    }
+    if to_stdout {
+        Ok(())
+    } else {
+        report::print(&table::of(report)?)
+    }
+}
+
+/// One model at every size. Where it is one of `several`, what takes too long or fails is left out; otherwise its failure is that of all.
+fn measure_model(
+    target: &mut Target,
+    sizes: &[Size],
+    pace: &mut Pace,
+    several: bool,
+    measure: &mut dyn FnMut(&mut Target, Size) -> Result<(SizeReport, Sample)>,
+) -> (ModelReport, Result<()>) {
+    let mut report = ModelReport {
+        model: target.name.clone(),
+        settings: None,
+        sizes: Vec::new(),
+        left_out: Vec::new(),
+    };
+    pace.next_model(target.operations, target.engine.runtime.device);
+    for &size in sizes {
+        let measured = match pace.too_slow(size).filter(|_| several) {
+            Some(reason) => Err(anyhow!(reason)),
+            None => measure(target, size),
+        };
+        match measured {
+            Ok((size, sample)) => {
+                pace.measured(&size.model);
+                report.settings = Some(Settings {
+                    device: sample.device,
+                    precision: sample.precision,
+                    tile_size: sample.tile_size,
+                    tile_overlap: sample.tile_overlap,
+                });
+                report.sizes.push(size);
+            }
+            Err(error) if several && !error.is::<Interrupted>() => report.left_out.push(LeftOut {
+                size: size.to_string(),
+                reason: report::one_line(&error),
+            }),
+            Err(error) => return (report, Err(error)),
+        }
+    }
+    (report, Ok(()))
 }
 
 /// All kinds of measurements, in turn, of one model at one size; `advance` is told of each. Gives what the engine made of its settings,
@@ -343,10 +368,100 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
     #[test]
     fn the_median_of_even_and_odd_counts() {
         assert_eq!(super::median(vec![3.0, 1.0, 2.0]), 2.0);
         assert_eq!(super::median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
         assert_eq!(super::median(vec![7.0]), 7.0);
+    }
+
+    fn target() -> Target {
+        let Command::Bench(args) = Cli::parse_from(["osdd", "bench"]).command else {
+            panic!("it is bench");
+        };
+        Target::one(args.engine, false).expect("nano is built in")
+    }
+
+    fn measured(size: Size, ms: f64) -> (SizeReport, Sample) {
+        let model = ModelSample {
+            width: size.width,
+            height: size.height,
+            total_ms: ms,
+            convolution_gflops: 100.0,
+            ..ModelSample::default()
+        };
+        let sample = Sample {
+            frames_per_second: 1e3 / ms,
+            device: "cpu".to_owned(),
+            ..Sample::default()
+        };
+        let summary = || summarise(std::slice::from_ref(&sample));
+        let report = SizeReport {
+            size: size.to_string(),
+            pixels: size.width * size.height,
+            engine: summary(),
+            pipeline: summary(),
+            moving_gamma: summary(),
+            pipeline_over_engine: 1.0,
+            moving_gamma_over_pipeline: 1.0,
+            model,
+        };
+        (report, sample)
+    }
+
+    /// What is measured and what is left out, of one of several models, and whether it went on to the end.
+    fn sizes(
+        measure: &mut dyn FnMut(&mut Target, Size) -> Result<(SizeReport, Sample)>,
+        several: bool,
+    ) -> (Vec<String>, Vec<String>, Result<()>) {
+        let sizes = SIZES.map(|(width, height)| Size { width, height });
+        let (report, result) = measure_model(&mut target(), &sizes, &mut Pace::new(32.0), several, measure);
+        let left_out = report
+            .left_out
+            .into_iter()
+            .map(|left_out| left_out.size + ": " + &left_out.reason);
+        (
+            report.sizes.into_iter().map(|size| size.size).collect(),
+            left_out.collect(),
+            result,
+        )
+    }
+
+    #[test]
+    fn what_fails_or_takes_too_long_is_left_out_of_several() {
+        let mut measure = |_: &mut Target, size: Size| match size.width {
+            640 => Err(anyhow!("no memory")),
+            // 3 us a pixel.
+            _ => Ok(measured(size, 0.003 * (size.width * size.height) as f64)),
+        };
+        let (done, left_out, result) = sizes(&mut measure, true);
+        result.expect("the others are measured");
+        assert_eq!(done, ["512x512", "1280x720", "1920x1080"]);
+        assert_eq!(left_out.len(), 2, "{left_out:?}");
+        assert_eq!(left_out[0], "640x360: no memory");
+        assert!(
+            left_out[1].starts_with("3840x2160: it would take 13 minutes"),
+            "{left_out:?}"
+        );
+        // Of one alone nothing is.
+        let (done, left_out, result) = sizes(&mut measure, false);
+        assert_eq!(result.unwrap_err().to_string(), "no memory");
+        assert_eq!((done.len(), left_out.len()), (1, 0));
+    }
+
+    #[test]
+    fn an_interruption_is_no_failure_of_one_size() {
+        let mut measure = |_: &mut Target, size: Size| match size.width {
+            512 => Ok(measured(size, 1.0)),
+            _ => Err(Interrupted.into()),
+        };
+        let (done, left_out, result) = sizes(&mut measure, true);
+        assert!(result.unwrap_err().is::<Interrupted>());
+        assert_eq!((done.len(), left_out.len()), (1, 0));
     }
 }

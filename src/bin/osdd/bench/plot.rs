@@ -10,12 +10,15 @@ use super::Report;
 use crate::output::PendingFile;
 use crate::report::escape;
 
-const WIDTH: f64 = 640.0;
 /// Of the area of the plot.
 const LEFT: f64 = 70.0;
 const TOP: f64 = 40.0;
 /// Points for a factor of ten, on both axes.
 const DECADE: f64 = 150.0;
+/// Of the legend, below.
+const ROW: f64 = 18.0;
+/// No letter is wider.
+const LETTER: f64 = 9.0;
 
 /// Colours that differ for those who do not see all of them (Okabe and Ito).
 const COLOURS: [&str; 6] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
@@ -31,15 +34,16 @@ pub(super) fn write(path: &Path, report: &Report) -> Result<()> {
     let lines: Vec<Line> = report
         .models
         .iter()
-        .map(|model| Line {
-            name: format!("{} on {}, {}", model.model, model.device, model.precision),
-            points: model
-                .sizes
-                .iter()
-                .map(|size| (size.pixels as f64, 1e3 / size.engine.frames_per_second))
-                .collect(),
+        .filter_map(|model| {
+            let settings = model.settings.as_ref()?;
+            let sizes = model.sizes.iter();
+            Some(Line {
+                name: format!("{} on {}, {}", model.model, settings.device, settings.precision),
+                points: sizes
+                    .map(|size| (size.pixels as f64, 1e3 / size.engine.frames_per_second))
+                    .collect(),
+            })
         })
-        .filter(|line| !line.points.is_empty())
         .collect();
     let title = format!("{}, {} cores", report.hardware.cpu, report.hardware.cores);
     let file = PendingFile::create(path)?;
@@ -53,9 +57,13 @@ fn picture(title: &str, lines: &[Line]) -> String {
     let x = Axis::around(points().map(|point| point.0));
     let y = Axis::around(points().map(|point| point.1));
     let (right, bottom) = (LEFT + x.length(), TOP + y.length());
-    let height = bottom + 60.0;
+    let legend = bottom + 66.0;
+    let height = legend + ROW * lines.len() as f64;
+    let names = lines.iter().map(|line| line.name.as_str()).chain([title]);
+    let longest = names.map(|name| name.chars().count()).max().unwrap_or(0);
+    let width = (right + 30.0).max(LEFT + 40.0 + LETTER * longest as f64);
     let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height:.0}\" font-family=\"sans-serif\" \
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height:.0}\" font-family=\"sans-serif\" \
          font-size=\"12\"><rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
          <text x=\"{LEFT}\" y=\"20\" font-size=\"13\">{}</text>\n",
         escape(title)
@@ -106,12 +114,12 @@ fn picture(title: &str, lines: &[Line]) -> String {
                 "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3.5\" fill=\"{colour}\"><title>{ms:.1} ms</title></circle>"
             );
         }
-        let row = TOP + 18.0 * index as f64;
+        let row = legend + ROW * index as f64;
         let _ = writeln!(
             svg,
-            "<path d=\"M{0:.1} {row}h22\" stroke=\"{colour}\" stroke-width=\"2\"/><text x=\"{1:.1}\" y=\"{2}\">{3}</text>",
-            right + 14.0,
-            right + 42.0,
+            "<path d=\"M{0} {row:.1}h22\" stroke=\"{colour}\" stroke-width=\"2\"/><text x=\"{1}\" y=\"{2:.1}\">{3}</text>",
+            LEFT,
+            LEFT + 30.0,
             row + 4.0,
             escape(&line.name)
         );
@@ -206,6 +214,25 @@ mod tests {
         for at in &circles {
             assert!((LEFT..=LEFT + x.length()).contains(&at[0]), "{at:?}");
             assert!((TOP..=TOP + y.length()).contains(&at[1]), "{at:?}");
+        }
+        // The names are within the picture, below.
+        let view = svg.split("viewBox=\"0 0 ").nth(1).expect("a size");
+        let (width, height) = view
+            .split('"')
+            .next()
+            .and_then(|view| view.split_once(' '))
+            .expect("two");
+        let (width, height): (f64, f64) = (width.parse().unwrap(), height.parse().unwrap());
+        for name in ["a&lt;b", "one"] {
+            let before = svg.split(&format!(">{name}</text>")).next().expect("a name");
+            let numbers = before.rsplit('"').skip(1).step_by(2).take(2);
+            let at: Vec<f64> = numbers.map(|number| number.parse().expect("a number")).collect();
+            let (y, x) = (at[0], at[1]);
+            assert!(x + LETTER * name.len() as f64 <= width, "{x} of {width}");
+            assert!(
+                TOP + Axis::around([0.7, 3000.0].into_iter()).length() < y && y < height,
+                "{y} of {height}"
+            );
         }
         // The larger frame is to the right and takes longer.
         assert!(circles[0][0] < circles[1][0] && circles[0][1] > circles[1][1]);

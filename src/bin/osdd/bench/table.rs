@@ -40,18 +40,22 @@ pub(super) fn of(report: &Report) -> Result<String> {
 }
 
 fn model_table(text: &mut String, model: &ModelReport, report: &Report) -> Result<()> {
-    writeln!(
-        text,
-        "\n{} on {}, {}, gamma {}, tiles of at most {} px, overlap {} px; median of {} x {} frames",
-        model.model,
-        model.device,
-        model.precision,
-        report.gamma,
-        model.tile_size,
-        model.tile_overlap,
-        report.rounds,
-        report.frames
-    )?;
+    writeln!(text)?;
+    match &model.settings {
+        Some(settings) => writeln!(
+            text,
+            "{} on {}, {}, gamma {}, tiles of at most {} px, overlap {} px; median of {} x {} frames",
+            model.model,
+            settings.device,
+            settings.precision,
+            report.gamma,
+            settings.tile_size,
+            settings.tile_overlap,
+            report.rounds,
+            report.frames
+        )?,
+        None => writeln!(text, "{}, not measured", model.model)?,
+    }
     for size in &model.sizes {
         writeln!(
             text,
@@ -117,7 +121,7 @@ fn model_table(text: &mut String, model: &ModelReport, report: &Report) -> Resul
         )?;
     }
     for left_out in &model.left_out {
-        writeln!(text, "\n{} left out: {}", left_out.size, left_out.reason)?;
+        writeln!(text, "{} left out: {}", left_out.size, left_out.reason)?;
     }
     Ok(())
 }

@@ -161,6 +161,8 @@ fn settings(input: &Path, container: Container, args: &DeblurArgs) -> Result<Val
         "overlap": args.engine.runtime.overlap,
         "gamma": args.gamma,
         "strength": args.strength,
+        "reuse_threshold": args.reuse_threshold,
+        "skip_sharp": args.skip_sharp,
         "compare": args.compare.nick(),
         "quality": args.quality,
     }))

@@ -316,6 +316,8 @@ fn deblur_element(args: &DeblurArgs) -> Result<gst::Element> {
     element::configure(&deblur, &args.engine);
     deblur.set_property("gamma", args.gamma);
     deblur.set_property("strength", args.strength);
+    deblur.set_property("reuse-threshold", args.reuse_threshold);
+    deblur.set_property("skip-sharp", args.skip_sharp);
     deblur.set_property_from_str("compare", args.compare.nick());
     Ok(deblur)
 }
