@@ -50,8 +50,9 @@ def merged(model: Path, config: dict) -> dict[str, torch.Tensor]:
 
 
 def write_random(config: dict, folder: Path) -> Path:
-    from reference_diffusers import random_model
-
+    if config["vae"].get("block") == "gated":
+        sys.exit("--random-weights is for models like sd21; those of gated blocks have weights")
+    random_model = of_diffusers("random_model")
     state = random_model(config).state_dict()
     folder.mkdir()
     save_file({name: t.contiguous() for name, t in state.items()}, folder / "model.safetensors")
@@ -62,9 +63,15 @@ def write_random(config: dict, folder: Path) -> Path:
 def reference(config: dict, tensors: dict[str, torch.Tensor]) -> nn.Module:
     if config["vae"].get("block") == "gated":
         return GatedModel(config, tensors).eval()
-    from reference_diffusers import DiffusersModel
+    return of_diffusers("DiffusersModel")(config, tensors).eval()
 
-    return DiffusersModel(config, tensors).eval()
+
+def of_diffusers(name: str):
+    try:
+        import reference_diffusers
+    except ImportError as missing:
+        sys.exit(f"{missing}: pip install diffusers")
+    return getattr(reference_diffusers, name)
 
 
 def size_multiple(config: dict) -> int:
