@@ -175,7 +175,7 @@ impl<P: Picture> Restorer<P> {
     }
 
     /// Asks the device for a frame; a CPU has then made it. `None` once the frame is not `wanted` any more, which is asked before each batch
-    /// of tiles. Nothing of the frame changes; it is mutable because it goes to another thread and need not be fit to be seen by two.
+    /// of tiles, and on a CPU before each layer. Nothing of the frame changes; it is mutable because it goes to another thread and need not be fit to be seen by two.
     ///
     /// # Errors
     /// Too little memory, or a failure of the device.
