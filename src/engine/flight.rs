@@ -78,6 +78,21 @@ impl<P: Picture> Flight<P> {
         if state.epoch == epoch {
             // Its id is not given again: another sender may have taken the next one meanwhile.
             state.count -= 1;
+            self.wake_idle(&state);
+        }
+    }
+
+    /// Wakes who waits for results when there are none to come.
+    fn wake_idle(&self, state: &State) {
+        if state.count > 0 || state.waiting == 0 {
+            return;
+        }
+        if let Some(wake) = &*self.wake.lock().unwrap_or_else(|e| e.into_inner()) {
+            for _ in 0..state.waiting {
+                let epoch = state.epoch;
+                // Full means that there is something to wake up for.
+                let _ = wake.try_send(Reply { epoch, result: None });
+            }
         }
     }
 
@@ -120,6 +135,7 @@ impl<P: Picture> Flight<P> {
             let reply = reply.ok_or_else(|| shared.failure())?;
             if let Some(result) = reply.result.filter(|_| reply.epoch == state.epoch) {
                 state.count -= 1;
+                self.wake_idle(&state);
                 return result.map(Some);
             }
         }
@@ -133,14 +149,7 @@ impl<P: Picture> Flight<P> {
         shared.epoch.store(state.epoch, Ordering::Relaxed);
         while waiting.try_recv().is_ok() {}
         while self.results.try_recv().is_ok() {}
-        let (epoch, waiting) = (state.epoch, state.waiting);
-        drop(state);
-        if let Some(wake) = &*self.wake.lock().unwrap_or_else(|e| e.into_inner()) {
-            for _ in 0..waiting {
-                // Full means that there is something to wake up for.
-                let _ = wake.try_send(Reply { epoch, result: None });
-            }
-        }
+        self.wake_idle(&state);
         count
     }
 
@@ -154,6 +163,7 @@ impl<P: Picture> Flight<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Error;
     use crate::frame::Frame;
 
     #[test]
@@ -169,5 +179,27 @@ mod tests {
         assert_eq!(flight.results.len(), 0, "nobody has to be woken");
         let (_, after) = flight.take_off().unwrap();
         assert!(!is_wanted(before) && is_wanted(after));
+    }
+
+    #[test]
+    fn nobody_waits_for_a_frame_that_another_has_taken() {
+        let shared = Shared::new(1.0, 1.0);
+        let (replies, results) = crossbeam_channel::bounded(4);
+        let flight = Flight::<Frame>::new(2, results, replies.clone());
+        let (_, epoch) = flight.take_off().unwrap();
+        std::thread::scope(|scope| {
+            let waiting = [(); 2].map(|()| scope.spawn(|| flight.land(Wait::Forever, &shared)));
+            while flight.state().waiting < 2 {
+                std::thread::yield_now();
+            }
+            let result = Some(Err(Error::Worker("the one answer".to_owned())));
+            replies.send(Reply { epoch, result }).unwrap();
+            let landed = waiting.map(|waiting| waiting.join().unwrap());
+            assert_eq!(landed.iter().filter(|landed| landed.is_err()).count(), 1);
+            assert_eq!(
+                landed.iter().filter(|landed| matches!(landed, Ok(None))).count(),
+                1
+            );
+        });
     }
 }

@@ -274,8 +274,8 @@ impl<P: Picture> Engine<P> {
         self.config.depth
     }
 
-    /// Discards every frame in flight and wakes a waiting [`Engine::receive`]. Work on a frame that has begun ends with the
-    /// tiles that are being computed.
+    /// Discards every frame in flight and wakes a waiting [`Engine::receive`]. Work on a frame that has begun ends on a CPU with the
+    /// layer that is being computed, on a GPU with the tiles.
     pub fn flush(&self) {
         let dropped = self.flight.discard(&self.waiting, &self.shared);
         self.shared.count(|stats| stats.frames_dropped += dropped as u64);

@@ -217,13 +217,16 @@ fn tell(args: &BenchArgs, report: &Report) -> Result<()> {
     }
 }
 
+/// Measures a model at a size; gives what the engine made of its settings, too.
+type Measure<'a> = dyn FnMut(&mut Target, Size) -> Result<(SizeReport, Sample)> + 'a;
+
 /// One model at every size. Where it is one of `several`, what takes too long or fails is left out; otherwise its failure is that of all.
 fn measure_model(
     target: &mut Target,
     sizes: &[Size],
     pace: &mut Pace,
     several: bool,
-    measure: &mut dyn FnMut(&mut Target, Size) -> Result<(SizeReport, Sample)>,
+    measure: &mut Measure,
 ) -> (ModelReport, Result<()>) {
     let mut report = ModelReport {
         model: target.name.clone(),
@@ -415,10 +418,7 @@ mod tests {
     }
 
     /// What is measured and what is left out, of one of several models, and whether it went on to the end.
-    fn sizes(
-        measure: &mut dyn FnMut(&mut Target, Size) -> Result<(SizeReport, Sample)>,
-        several: bool,
-    ) -> (Vec<String>, Vec<String>, Result<()>) {
+    fn sizes(measure: &mut Measure, several: bool) -> (Vec<String>, Vec<String>, Result<()>) {
         let sizes = SIZES.map(|(width, height)| Size { width, height });
         let (report, result) = measure_model(&mut target(), &sizes, &mut Pace::new(32.0), several, measure);
         let left_out = report
