@@ -70,6 +70,31 @@ fn frames_and_sound_survive_in_mp4_and_from_there_to_matroska() {
 }
 
 #[test]
+fn sound_that_begins_late_is_waited_for() {
+    let folder = folder();
+    let video = VIDEO.replace("num-buffers=10", "num-buffers=250");
+    let sound = "audiotestsrc num-buffers=40 samplesperbuffer=1024 timestamp-offset=8000000000 ! audio/x-raw,rate=48000";
+    play(&launch(
+        &folder,
+        &format!(
+            "{video} ! {H264} ! queue ! matroskamux name=m ! filesink location=@in.mkv {sound} ! audioconvert ! opusenc ! queue ! m."
+        ),
+    ));
+    for name in ["out.mkv", "out.webm"] {
+        succeeds(&folder, &format!("deblur in.mkv -o {name}"));
+        let streams = streams(&folder, name);
+        let video = streams.iter().find(|(format, _)| format.starts_with("video/"));
+        assert_eq!(video.expect("a video").1.times.len(), 250, "{name}");
+        let sound = &streams["audio/x-opus"].times;
+        assert!(
+            sound[0] >= gst::ClockTime::from_mseconds(7900),
+            "{name}: {:?}",
+            sound[0]
+        );
+    }
+}
+
+#[test]
 fn sound_that_the_container_refuses_is_encoded_again_with_a_warning() {
     let folder = folder();
     make(

@@ -9,6 +9,7 @@ use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
 use super::pass::{Forward, pass};
+use crate::tile::TileGrid;
 use crate::{Error, Result, memory};
 
 /// Side of the tile on which the model's need is measured, in pixels, where the model takes it.
@@ -19,10 +20,44 @@ const KEPT: f64 = 1.25;
 
 /// Of a frame of float32 R'G'B', the copies that are there beside the tiles: as it came, padded, joined, and mixed with the input. The
 /// kernels for plain frames keep all tiles' outputs instead, which overlap by half their sides at most: up to four frames too.
-pub(super) const FRAMES: usize = 4;
+const FRAMES: usize = 4;
 
-/// And those of a frame whose tiles may be reused: what they were made of, their outputs, and the whole.
-pub(super) const REUSE_FRAMES: usize = 3;
+/// What is there beside the tiles that run at a time.
+#[derive(Clone, Copy)]
+pub(super) struct Beside {
+    /// Copies of the padded frame.
+    frames: usize,
+    /// Copies of all tiles, which overlap.
+    tiles: usize,
+}
+
+impl Beside {
+    /// Where tiles may be reused there are what they were made of, their outputs, and the whole.
+    pub fn new(reuses: bool, device: Device) -> Self {
+        match reuses {
+            true => Beside {
+                frames: FRAMES + 1,
+                tiles: 2,
+            },
+            // Of a frame that comes back, too.
+            false if device != Device::Cpu => Beside {
+                frames: 2 * FRAMES,
+                tiles: 0,
+            },
+            false => Beside {
+                frames: FRAMES,
+                tiles: 0,
+            },
+        }
+    }
+
+    /// Pixels of a frame that is cut so.
+    pub fn pixels(self, grid: &TileGrid) -> usize {
+        let frame = grid.padded_width() * grid.padded_height();
+        let tiles = grid.len() * grid.tile_width() * grid.tile_height();
+        self.frames * frame + self.tiles * tiles
+    }
+}
 
 static MEASURING: Mutex<()> = Mutex::new(());
 
@@ -117,10 +152,10 @@ impl Budget {
         }
     }
 
-    /// Whether so many pixels of float32 R'G'B', with so many pixels of tiles at a time, need more than is free.
-    pub fn shortage(&self, frame_pixels: usize, tile_pixels: usize) -> Option<Shortage> {
-        let frames = 12 * frame_pixels as u64;
-        let needed = frames + (self.per_pixel * tile_pixels as f64) as u64;
+    /// Whether so many pixels of float32 R'G'B', beside so many of tiles that run at a time, need more than is free.
+    pub fn shortage(&self, beside_pixels: usize, tile_pixels: usize) -> Option<Shortage> {
+        let beside = 12 * beside_pixels as u64;
+        let needed = beside + (self.per_pixel * tile_pixels as f64) as u64;
         let mut available = (self.available)()?;
         if needed > available {
             // What this process keeps for later tensors is as good as free.

@@ -3,7 +3,7 @@
 use tch::Device;
 
 use super::EngineConfig;
-use super::budget::Budget;
+use super::budget::{Beside, Budget};
 use crate::Result;
 use crate::config::DEFAULT_OVERLAP;
 use crate::tile::TileGrid;
@@ -64,7 +64,7 @@ impl Cut {
         })
     }
 
-    /// Cuts a size so that it fits into the memory that is free, with so many `frames` beside the tiles, or as small as can be: what is
+    /// Cuts a size so that it fits into the memory that is free, with what is there `beside` the tiles, or as small as can be: what is
     /// needed is an estimate.
     ///
     /// # Errors
@@ -75,7 +75,7 @@ impl Cut {
         height: usize,
         multiple: usize,
         budget: Option<&Budget>,
-        frames: usize,
+        beside: Beside,
     ) -> Result<(TileGrid, Self)> {
         let mut cut = self;
         loop {
@@ -91,9 +91,8 @@ impl Cut {
             let Some(budget) = budget else {
                 return Ok((grid, cut));
             };
-            let frames = frames * grid.padded_width() * grid.padded_height();
             let tiles = grid.tile_width() * grid.tile_height() * cut.batch.min(grid.len());
-            let shortage = budget.shortage(frames, tiles);
+            let shortage = budget.shortage(beside.pixels(&grid), tiles);
             let smaller = shortage.as_ref().and_then(|_| cut.smaller(&grid, multiple));
             if let Some(smaller) = smaller {
                 cut = smaller;
@@ -114,7 +113,6 @@ impl Cut {
 
 #[cfg(test)]
 mod tests {
-    use super::super::budget::FRAMES;
     use super::*;
 
     #[test]
@@ -128,7 +126,7 @@ mod tests {
         let cut_with = |utmost, per_pixel: f64, available: fn() -> Option<u64>| {
             let budget = Budget::of(per_pixel, available, utmost);
             let cut = Cut::new(&config, true, Device::Cpu);
-            cut.fitted(1024, 512, 8, Some(&budget), FRAMES)
+            cut.fitted(1024, 512, 8, Some(&budget), Beside::new(false, Device::Cpu))
                 .map(|(_, cut)| cut)
         };
         let cut = |per_pixel: f64, available| cut_with(Some(26 << 20), per_pixel, available);
@@ -150,11 +148,22 @@ mod tests {
     }
 
     #[test]
+    fn tiles_that_may_be_reused_are_there_twice_with_their_overlaps() {
+        let grid = TileGrid::new(1024, 512, 256, 128, 8).unwrap();
+        let tiles = grid.len() * 256 * 256;
+        assert!(tiles > 1024 * 512);
+        let [plain, reused] = [false, true].map(|reuses| Beside::new(reuses, Device::Cpu).pixels(&grid));
+        assert_eq!(reused - plain, 1024 * 512 + 2 * tiles);
+    }
+
+    #[test]
     fn on_a_gpu_frames_up_to_a_megapixel_are_one_tile_of_a_large_model() {
         let config = EngineConfig::default();
         let tiles = |config: &EngineConfig, device, width, height| {
             let cut = Cut::new(config, false, device);
-            let (grid, cut) = cut.fitted(width, height, 64, None, FRAMES).unwrap();
+            let (grid, cut) = cut
+                .fitted(width, height, 64, None, Beside::new(false, device))
+                .unwrap();
             ((grid.tile_width(), grid.tile_height(), grid.len()), cut)
         };
         let gpu = Device::Cuda(0);

@@ -5,7 +5,7 @@ use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
 use super::blend::Blend;
-use super::budget::{Budget, FRAMES, REUSE_FRAMES};
+use super::budget::{Beside, Budget};
 use super::cut::Cut;
 use super::pass::{Forward, pass};
 use super::reuse::Reuse;
@@ -190,15 +190,10 @@ impl TiledPass {
             if self.plan.take().is_some() {
                 memory::release();
             }
-            let frames = match self.reuse_threshold > 0.0 {
-                true => FRAMES + REUSE_FRAMES,
-                // Of one that comes back, too.
-                false if self.device != Device::Cpu => 2 * FRAMES,
-                false => FRAMES,
-            };
+            let beside = Beside::new(self.reuse_threshold > 0.0, self.device);
             let (grid, cut) = self
                 .cut
-                .fitted(width, height, self.multiple, self.budget.as_ref(), frames)?;
+                .fitted(width, height, self.multiple, self.budget.as_ref(), beside)?;
             let reuse = (self.reuse_threshold > 0.0).then(|| Reuse::new(self.reuse_threshold, grid.len()));
             let sharp = (self.skip_sharp > 0.0).then(|| Sharp::new(self.skip_sharp, grid.len()));
             self.plan = Some(Plan::new(grid, cut, model()?, (reuse, sharp), self.device)?);

@@ -217,7 +217,8 @@ impl BranchBuilder<'_> {
         sink.set_property_from_str("buffer-mode", "unbuffered");
         // Or the pipeline would wait for its first frame, and it for the pipeline.
         sink.set_property("async", false);
-        let chain = [element::make("queue")?, write, sink];
+        // It takes one frame until the pipeline plays, which is when the muxer has written something: after the first sound, however late.
+        let chain = [unbounded_queue()?, write, sink];
         self.pipeline.add_many(&chain)?;
         gst::Element::link_many([tee].into_iter().chain(&chain))?;
         Ok(())
