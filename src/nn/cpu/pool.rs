@@ -30,7 +30,7 @@ static POOL: Lazy<Option<ThreadPool>> = Lazy::new(|| {
         pool.broadcast(|_| ());
     }
     // When all have started, threads that are new to libtorch shall have its default again.
-    on_a_new_thread(move || tch::set_num_threads(threads));
+    on_a_new_thread(move || tch::set_num_threads(default));
     pool.ok()
 });
 
